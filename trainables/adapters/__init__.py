@@ -1,0 +1,1 @@
+"""Trials as other frameworks run them; only here may ``trainables`` import one."""

@@ -1,0 +1,66 @@
+"""A trial as Ray Tune runs it: one report a step, in a worker process that goes on to the next trial."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from ray import tune
+
+from trainables.spec import TrialSpec
+
+if TYPE_CHECKING:
+    from trainables.report import TrialReport
+
+
+class TuneTrial(tune.Trainable):
+    """Runs the trial that ``config["spec"]`` describes, completed by what all trials of the run share.
+
+    A result carries the metrics by name, for schedulers, and the whole report under ``"report"``. A trial that fails
+    says so in its last report, and the process takes the next one: only the death of the process is an error of Tune's.
+    """
+
+    _reports: "Iterator[TrialReport]"
+    _shared: dict[str, Any]
+
+    def setup(self, config: dict[str, Any], shared: dict[str, Any] | None = None) -> None:
+        """Makes the trial ready; nothing is built before the first step, so that building can fail as a report.
+
+        Args:
+            config: ``{"spec": ...}`` with the fields of :class:`trainables.spec.TrialSpec` that are the trial's own.
+            shared: the fields that all trials of the run share.
+        """
+        from trainables.trial import run_trial
+
+        self._shared = shared if shared is not None else self._shared
+        self._reports = run_trial(TrialSpec.from_dict({**self._shared, **config["spec"]}))
+
+    def step(self) -> dict[str, Any]:
+        """Trains until the next report."""
+        report = next(self._reports)
+        if report.is_last and report.status != "completed":
+            refuse_poisoned_gpu(report.status_reason or report.status)
+        return {**report.metrics, "report": report.to_dict(), "done": report.is_last}
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Leaves the trial and takes the next one, in the same process."""
+        self.cleanup()
+        self.setup(new_config)
+        return True
+
+    def cleanup(self) -> None:
+        """Ends the trial where it stands and restores the global state that it found."""
+        self._reports.close()  # type: ignore[attr-defined]
+
+
+def refuse_poisoned_gpu(reason: str) -> None:
+    """Ends a process whose CUDA context a failed trial broke for good, as an illegal memory access does.
+
+    Raises:
+        RuntimeError: the GPU does not answer any more; with the trial's own reason.
+    """
+    import torch
+
+    if torch.cuda.is_initialized():
+        try:
+            torch.cuda.synchronize()
+        except RuntimeError as error:
+            raise RuntimeError(reason) from error

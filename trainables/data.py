@@ -1,0 +1,160 @@
+"""Batches in an order that depends on the seed and the epoch alone, so that paired and resumed runs see the same."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from trainables.outputs import to_device
+from trainables.task import Batch, Task
+
+MEGABATCH = 50
+"""Batches whose items are sorted by length together: enough to pad little, few enough to keep epochs different."""
+
+RESIDENT_BYTES = 2 << 30
+"""Tensor data sets up to this size stay on the GPU."""
+
+
+def epoch_order(num_items: int, seed: int, epoch: int) -> torch.Tensor:
+    """The permutation (num_items,) in which an epoch visits the training set."""
+    return torch.randperm(num_items, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+
+
+def grouped_order(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> torch.Tensor:
+    """The order (num_items,) of an epoch in which items of similar length share a batch and batches come shuffled."""
+    order = epoch_order(len(lengths), seed, epoch)
+    length = torch.as_tensor(lengths)
+    chunks = order.split(batch_size * MEGABATCH)
+    order = torch.cat([chunk[length[chunk].argsort(descending=True, stable=True)] for chunk in chunks])
+    batches = order.split(batch_size)
+    full, rest = [b for b in batches if len(b) == batch_size], [b for b in batches if len(b) < batch_size]
+    shuffled = epoch_order(len(full), seed, epoch)
+    return torch.cat([full[i] for i in shuffled.tolist()] + rest)
+
+
+class TrainingData:
+    """The training set as an endless run of batches; an incomplete last batch of an epoch is dropped.
+
+    Args:
+        task: its training set, ``collate`` and ``lengths``.
+        batch_size: examples per optimizer step; a smaller training set is one batch.
+        num_parts: micro-batches that each batch comes in.
+        seed: of the order.
+        device: where batches are wanted.
+        dtype: of their floating-point tensors; ``None`` leaves them.
+
+    ``shares`` are the parts of a batch's examples that its micro-batches hold: equal, but where the training set is
+    smaller than a batch the last one may be smaller.
+    """
+
+    def __init__(
+        self, task: Task, batch_size: int, num_parts: int, seed: int, device: torch.device, dtype: torch.dtype | None
+    ) -> None:
+        self._task, self._seed = task, seed
+        self.num_items: int = len(task.train_set)  # type: ignore[arg-type]
+        self.batch_size = min(batch_size, self.num_items)
+        self.steps_per_epoch = self.num_items // self.batch_size
+        self._part_size = -(-self.batch_size // num_parts)
+        starts = range(0, self.batch_size, self._part_size)
+        self.shares = [min(self._part_size, self.batch_size - start) / self.batch_size for start in starts]
+        self._stream = _streamer(task.train_set, task.collate, device, dtype)
+        self._digest = hashlib.sha256()
+        self._first_content = self._hash_first_part()  # at once: items may be drawn at random, in later state
+
+    def _hash_first_part(self) -> bytes:
+        """A fingerprint of the first micro-batch as the data set gives it, before any precision touches it."""
+        content = hashlib.sha256()
+        with torch.random.fork_rng(devices=[]):
+            stream = _streamer(self._task.train_set, self._task.collate, torch.device("cpu"), None)
+            _hash_batch(next(stream([self.order(0)[: self._part_size]])), content)
+        return content.digest()
+
+    def order(self, epoch: int) -> torch.Tensor:
+        """Indices (steps_per_epoch * batch_size,) of an epoch."""
+        if self._task.lengths is None:
+            order = epoch_order(self.num_items, self._seed, epoch)
+        else:
+            order = grouped_order(self._task.lengths, self.batch_size, self._seed, epoch)
+        return order[: self.steps_per_epoch * self.batch_size]
+
+    def batches(self, first_step: int = 0) -> Iterator[list[Batch]]:
+        """Each optimizer step's micro-batches, from a global step on."""
+        epoch, skipped = divmod(first_step, self.steps_per_epoch)
+        while True:
+            order = self.order(epoch)
+            self._digest.update(order.numpy().tobytes())
+            steps = [
+                whole.split(self._part_size) for whole in order[skipped * self.batch_size :].split(self.batch_size)
+            ]
+            parts = self._stream([part for step in steps for part in step])
+            for step in steps:
+                yield list(islice(parts, len(step)))
+            epoch, skipped = epoch + 1, 0
+
+    def first_part(self) -> Batch:
+        """The first micro-batch of the run, drawn apart from :meth:`batches`."""
+        return next(self._stream([self.order(0)[: self._part_size]]))
+
+    def digest(self) -> str:
+        """A fingerprint of the order so far and of the first micro-batch's content."""
+        return hashlib.sha256(self._digest.digest() + self._first_content).hexdigest()[:16]
+
+
+def validation_batches(
+    task: Task, batch_size: int, device: torch.device, dtype: torch.dtype | None
+) -> Callable[[], Iterator[Batch]]:
+    """Passes over the validation set in its own order, the last batch as small as it comes."""
+    stream = _streamer(task.val_set, task.collate, device, dtype)
+    parts = list(torch.arange(len(task.val_set)).split(batch_size))  # type: ignore[arg-type]
+    return lambda: stream(parts)
+
+
+def _streamer(
+    data: Dataset[Any], collate: Callable[[list[Any]], Batch] | None, device: torch.device, dtype: torch.dtype | None
+) -> Callable[[Sequence[torch.Tensor]], Iterator[Batch]]:
+    """Index tensors -> batches: tensors in memory are gathered directly, all else goes through ``DataLoader``."""
+    if isinstance(data, TensorDataset) and collate is None:
+        return _gatherer(data.tensors, device, dtype)
+
+    def load(parts: Sequence[torch.Tensor]) -> Iterator[Batch]:
+        loader = DataLoader(
+            data,
+            batch_sampler=[part.tolist() for part in parts],
+            collate_fn=collate,
+            pin_memory=device.type == "cuda",
+            generator=torch.Generator(),  # else each pass draws from the generator that dropout uses
+        )
+        return (to_device(batch, device, dtype) for batch in loader)
+
+    return load
+
+
+def _gatherer(
+    tensors: tuple[torch.Tensor, ...], device: torch.device, dtype: torch.dtype | None
+) -> Callable[[Sequence[torch.Tensor]], Iterator[Batch]]:
+    if sum(t.nbytes for t in tensors) <= RESIDENT_BYTES:
+        tensors = to_device(tensors, device, dtype)
+    home = tensors[0].device
+
+    def gather(parts: Sequence[torch.Tensor]) -> Iterator[Batch]:
+        # All indices travel at once: a copy from pageable memory waits for the device.
+        for indices in torch.split(torch.cat(list(parts)).to(home), [len(part) for part in parts]):
+            picked = tuple(tensor[indices] for tensor in tensors)
+            batch = picked if len(picked) > 1 else picked[0]
+            yield batch if home == device else to_device(batch, device, dtype)
+
+    return gather
+
+
+def _hash_batch(batch: Batch, content: Any) -> None:
+    if isinstance(batch, torch.Tensor):
+        content.update(batch.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    elif isinstance(batch, Mapping):
+        for value in batch.values():
+            _hash_batch(value, content)
+    elif isinstance(batch, tuple | list):
+        for value in batch:
+            _hash_batch(value, content)

@@ -1,0 +1,63 @@
+"""Memory of a training run: the device's own peak on CUDA, a portable count of bytes on the CPU."""
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that host or device memory ran out (the CPU's allocator raises a plain RuntimeError)."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "out of memory" in text)
+
+
+def release_memory(device: torch.device) -> None:
+    """Gives back what a finished trial left behind in this process."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+@contextmanager
+def activation_bytes(model: nn.Module) -> Iterator[Callable[[], int]]:
+    """Counts the bytes that autograd saves for backward inside the ``with``, parameters left out.
+
+    Yields:
+        a function that returns the bytes of the distinct storages saved so far.
+    """
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    saved: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor.detach()  # the tensor itself would keep the graph that saves it alive
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield lambda: sum(saved.values())
+
+
+def peak_memory_bytes(
+    model: nn.Module, optimizer: torch.optim.Optimizer, activations: int, device: torch.device
+) -> int:
+    """The peak of a training step.
+
+    Args:
+        model: its parameters count twice, once for their gradients.
+        optimizer: its state counts.
+        activations: bytes saved for backward, as :func:`activation_bytes` counts them.
+        device: on CUDA the allocator's own peak since the trial began is returned instead.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    parameters = sum(p.nbytes * (2 if p.requires_grad else 1) for p in model.parameters())
+    buffers = sum(b.nbytes for b in model.buffers())
+    state = sum(v.nbytes for s in optimizer.state.values() for v in s.values() if isinstance(v, torch.Tensor))
+    return parameters + buffers + state + activations

@@ -1,0 +1,115 @@
+"""Logits, labels and losses of any model: tensors, tuples, dicts and Hugging Face's ``ModelOutput`` alike."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from trainables.task import Batch
+
+IGNORED_LABEL = -100
+"""The label that cross-entropy leaves out, by PyTorch's convention."""
+
+
+def to_device(batch: Batch, device: torch.device, dtype: torch.dtype | None = None) -> Batch:
+    """A batch on a device, its floating-point tensors in ``dtype`` where one is given."""
+    if isinstance(batch, torch.Tensor):
+        wanted = dtype if dtype is not None and batch.is_floating_point() else None
+        return batch.to(device=device, dtype=wanted, non_blocking=True)
+    if isinstance(batch, Mapping):
+        return {name: to_device(value, device, dtype) for name, value in batch.items()}
+    if isinstance(batch, tuple | list):
+        return tuple(to_device(value, device, dtype) for value in batch)
+    return batch
+
+
+def batch_length(batch: Batch) -> int:
+    """The number of examples in a batch: the length of its first tensor."""
+    first = next(iter(batch.values())) if isinstance(batch, Mapping) else batch
+    first = first[0] if isinstance(first, tuple | list) else first
+    return len(first)
+
+
+def labels_of(batch: Batch) -> torch.Tensor | None:
+    """The labels of a batch: under ``"labels"`` or ``"label"`` of a dict, last of a tuple; ``None`` if it has none."""
+    if isinstance(batch, Mapping):
+        found = batch.get("labels", batch.get("label"))
+        return found if isinstance(found, torch.Tensor) else None
+    return batch[-1] if isinstance(batch, tuple | list) and len(batch) > 1 else None
+
+
+def logits_of(outputs: Any) -> torch.Tensor:
+    """The logits among a model's outputs.
+
+    Raises:
+        TypeError: the outputs hold no tensor that could be logits.
+    """
+    if isinstance(outputs, Mapping):
+        outputs = outputs["logits"] if "logits" in outputs else tuple(outputs.values())
+    elif hasattr(outputs, "logits"):
+        outputs = outputs.logits
+    if isinstance(outputs, tuple | list):
+        # A model that computes its own loss may put it, a scalar, in front.
+        outputs = next((o for o in outputs if isinstance(o, torch.Tensor) and o.dim() > 0), None)
+    if not isinstance(outputs, torch.Tensor):
+        raise TypeError("the model's outputs hold no logits; return a tensor, a tuple, or a dict with 'logits'")
+    return outputs
+
+
+def own_loss(outputs: Any) -> torch.Tensor | None:
+    """The loss that the model itself returned: under ``loss``, or a scalar in front of a tuple; ``None`` without."""
+    if isinstance(outputs, tuple | list) and not hasattr(outputs, "loss"):
+        found = outputs[0] if outputs and isinstance(outputs[0], torch.Tensor) and outputs[0].dim() == 0 else None
+    else:
+        found = outputs.get("loss") if isinstance(outputs, Mapping) else getattr(outputs, "loss", None)
+    return found if isinstance(found, torch.Tensor) else None
+
+
+def default_loss(outputs: Any, batch: Batch) -> torch.Tensor:
+    """The model's own loss, else the mean cross-entropy of its logits (..., classes) with integer labels (...).
+
+    Raises:
+        TypeError: there are no integer labels to compare with.
+    """
+    found = own_loss(outputs)
+    if found is not None:
+        return found
+    labels = labels_of(batch)
+    if labels is None or labels.is_floating_point():
+        raise TypeError("the default loss needs integer labels; give Task(loss=...) for other targets")
+    logits = logits_of(outputs).float()
+    return functional.cross_entropy(logits.flatten(0, -2), labels.flatten().long(), ignore_index=IGNORED_LABEL)
+
+
+def accuracy(outputs: Any, batch: Batch) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    """Whether each example's label (B,) is its largest logit; for labels (B, T) the (sum, count) over tokens."""
+    labels = labels_of(batch)
+    assert labels is not None
+    predicted = logits_of(outputs).argmax(-1)
+    labels = labels.reshape(predicted.shape)  # (B, 1) would be compared with (B,) as a table
+    right = predicted == labels
+    if labels.dim() == 1:
+        return right.float()
+    kept = labels != IGNORED_LABEL
+    return (right & kept).sum(), kept.sum()
+
+
+def make_forward(model: nn.Module) -> Callable[[Batch], Any]:
+    """How to call a model on a batch: a dict as keywords that its ``forward`` knows, a tuple without its labels."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    known = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+
+    def forward(batch: Batch) -> Any:
+        if isinstance(batch, Mapping):
+            if takes_any or known & batch.keys():
+                return model(**{name: value for name, value in batch.items() if takes_any or name in known})
+            return model(batch)
+        if isinstance(batch, tuple | list):
+            return model(*batch[:-1]) if len(batch) > 1 else model(*batch)
+        return model(batch)
+
+    return forward

@@ -1,0 +1,233 @@
+"""Arms timed against each other on one device: windows of steps in A B B A order, each pair in a process of its own.
+
+    python -m trainables.pairs
+
+reads jobs (JSON lines of :class:`trainables.spec.TimingJob`) from standard input and writes a JSON line for each. Every
+job runs in a fork of a process that has imported PyTorch and done nothing else: as clean as a new process, without the
+seconds that one takes to start.
+"""
+
+import json
+import os
+import socket
+import statistics
+import tempfile
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from trainables.effective import observe
+from trainables.isolation import isolated
+from trainables.ladder import LADDER
+from trainables.loading import describe, load_function
+from trainables.loop import Loop
+from trainables.memory import is_out_of_memory, peak_memory_bytes
+from trainables.precision import device_name, numerics
+from trainables.spec import TimingJob
+from trainables.trial import build_loop, pick_device
+
+MIN_STEPS, MIN_WINDOW_MS = 10, 50.0
+"""A window's least number of timed steps, and its least length."""
+
+WARMUP_STEPS = 5
+CONTENDED_BELOW = 0.9
+"""Share of a window that the training thread must have been running; below, something else held the processor."""
+
+
+@dataclass
+class Arm:
+    """One precision of a block and what was measured of it: a window's value is the median step time in it."""
+
+    precision: str
+    is_copy: bool
+    loop: Loop = field(repr=False)
+    effective_precision: str | None = None
+    effective_share: float | None = None
+    peak_memory_bytes: int | None = None
+    window_ms: list[float] = field(default_factory=list)
+    running: list[float] = field(default_factory=list)
+
+    def record(self) -> dict[str, Any]:
+        """What the results keep of it."""
+        return {
+            "precision": self.precision,
+            "is_copy": self.is_copy,
+            "window_ms": self.window_ms,
+            "effective_precision": self.effective_precision,
+            "effective_share": self.effective_share,
+            "init_digest": self.loop.init_digest,
+            "data_digest": self.loop.data.digest(),
+            "peak_memory_bytes": self.peak_memory_bytes,
+        }
+
+
+def time_block(job: TimingJob) -> dict[str, Any]:
+    """Times the arms of a block against each other.
+
+    Args:
+        job: what to time; the device should be this process's alone.
+
+    Returns:
+        ``status``, ``status_reason``, ``device``, ``node``, ``contended``, ``batch_size`` and ``arms``.
+    """
+    record: dict[str, Any] = {"node": socket.gethostname(), "status": "completed", "status_reason": None, "arms": []}
+    try:
+        device = pick_device(job.trial.num_gpus)
+        record["device"] = device_name(device)
+        load_function(job.trial.task)
+        with ExitStack() as stack:
+            stack.enter_context(isolated(LADDER[job.precisions[0]], job.trial.seed, job.trial.num_threads))
+            arms = [_build(job, name, is_copy, device) for name, is_copy in arm_names(job.precisions)]
+            _run(arms, job.windows)
+            record["arms"] = [arm.record() for arm in arms]
+        record["batch_size"] = arms[0].loop.data.batch_size
+        record["contended"] = is_contended([share for arm in arms for share in arm.running])
+    except (Exception, SystemExit) as error:
+        record["status"] = "out_of_memory" if is_out_of_memory(error) else "errored"
+        record["status_reason"] = describe(error)
+    return record
+
+
+def arm_names(precisions: Sequence[str]) -> list[tuple[str, bool]]:
+    """Each precision, then a copy of the first: (name, whether it is the copy)."""
+    return [(name, False) for name in precisions] + [(precisions[0], True)]
+
+
+def rounds(num_arms: int, windows: int) -> list[int]:
+    """The order of all windows: the arms, then the arms in reverse, and so on (A B B A for two)."""
+    order = list(range(num_arms))
+    return [arm for i in range(windows) for arm in (order if i % 2 == 0 else order[::-1])]
+
+
+def is_contended(running: Sequence[float]) -> bool:
+    """Whether the training thread was kept off the processor in the typical window."""
+    return statistics.median(running) < CONTENDED_BELOW
+
+
+def _build(job: TimingJob, name: str, is_copy: bool, device: torch.device) -> Arm:
+    precision = LADDER[name]
+    with numerics(precision):
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+        arm = Arm(name, is_copy, build_loop(job.trial, precision, device, num_steps=False))
+        observation = observe(arm.loop)
+        arm.effective_precision = observation.effective
+        arm.effective_share = observation.share if observation.flops else None
+        arm.loop.train(WARMUP_STEPS)
+        peak = peak_memory_bytes(arm.loop.model, arm.loop.optimizer, observation.activations, device)
+        arm.peak_memory_bytes = peak - before
+    return arm
+
+
+def _run(arms: Sequence[Arm], windows: int) -> None:
+    """All windows, of as many steps in every arm, so that the arms see the same data."""
+    step_ms = min(_window(arm, MIN_STEPS) for arm in arms)
+    num_steps = max(MIN_STEPS, int(MIN_WINDOW_MS / step_ms) + 1)
+    for arm in arms:
+        arm.running.clear()
+    for index in rounds(len(arms), windows):
+        arms[index].window_ms.append(_window(arms[index], num_steps))
+
+
+def _window(arm: Arm, num_steps: int) -> float:
+    """Median step time of one window in ms; the first step, which still warms the caches, is not timed."""
+    losses = torch.zeros((), device=arm.loop.device)
+    with numerics(arm.loop.precision):
+        arm.loop.model.train()
+        arm.loop.train_step(losses)
+        clock = _CudaClock() if arm.loop.device.type == "cuda" else _HostClock()
+        clock.tick()
+        for _ in range(num_steps):
+            arm.loop.train_step(losses)
+            clock.tick()
+    arm.running.append(clock.running())
+    return statistics.median(clock.step_ms())
+
+
+class _HostClock:
+    """Wall time per step, and the share of it in which this thread ran."""
+
+    def __init__(self) -> None:
+        self._ticks: list[float] = []
+        self._cpu_s: list[float] = []
+
+    def tick(self) -> None:
+        self._ticks.append(time.perf_counter())
+        self._cpu_s.append(time.thread_time())
+
+    def step_ms(self) -> list[float]:
+        return [1e3 * (b - a) for a, b in zip(self._ticks, self._ticks[1:], strict=False)]
+
+    def running(self) -> float:
+        return (self._cpu_s[-1] - self._cpu_s[0]) / (self._ticks[-1] - self._ticks[0])
+
+
+class _CudaClock(_HostClock):
+    """Device time per step, from events that the host does not wait for until the window ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.cuda.synchronize()
+        self._events: list[torch.cuda.Event] = []
+
+    def tick(self) -> None:
+        super().tick()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        self._events.append(event)
+
+    def step_ms(self) -> list[float]:
+        self._events[-1].synchronize()
+        pairs = zip(self._events, self._events[1:], strict=False)
+        return [a.elapsed_time(b) for a, b in pairs]
+
+    def running(self) -> float:
+        return 1.0  # the host may wait for the device; what else ran on the GPU is not seen here
+
+
+def serve() -> None:
+    """Answers jobs until standard input ends, each in a fork."""
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    jobs = os.fdopen(os.dup(0))
+    os.dup2(2, 1)  # whatever the task prints must not get among the answers
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # and it must not read the jobs
+    import torch._dynamo  # noqa: F401 - optimizers import it at their first use; the forks share it
+
+    for line in jobs:
+        print(json.dumps(_in_a_fork(line)), file=answers, flush=True)
+
+
+def _in_a_fork(line: str) -> dict[str, Any]:
+    """A job's record, or one that says how its process died without giving one."""
+    with tempfile.TemporaryFile("w+") as answer:
+        child = os.fork()
+        if child == 0:
+            try:
+                json.dump(_finite(time_block(TimingJob.from_json(line))), answer)
+                answer.flush()
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        answer.seek(0)
+        try:
+            return dict(json.load(answer))
+        except ValueError:
+            how = f"by signal {-code}" if code < 0 else f"with exit code {code}, without an answer"
+            reason = f"the timing process ended {how}"
+            return {"status": "errored", "status_reason": reason, "arms": [], "node": socket.gethostname()}
+
+
+def _finite(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: None if isinstance(v, float) and v != v else v for k, v in record.items()}
+
+
+if __name__ == "__main__":
+    serve()

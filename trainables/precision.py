@@ -1,0 +1,165 @@
+"""A precision in force: whether the device has it, the global settings it needs, autocast and the loss scaler."""
+
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from typing import Any, TypeAlias
+
+import torch
+
+from trainables.ladder import LADDER, Precision
+
+FP32_OPERATIONS = (
+    ("cuda", "matmul"),
+    ("cuda", "conv"),
+    ("cuda", "rnn"),
+    ("mkldnn", "matmul"),
+    ("mkldnn", "conv"),
+    ("mkldnn", "rnn"),
+)
+"""Every (backend, operation) whose FP32 arithmetic PyTorch lets be narrowed.
+
+The setting that covers several of them reaches only those that were never set by themselves, so each one is set.
+"""
+
+Setting: TypeAlias = tuple[Callable[[], Any], Callable[[Any], Any], Any]
+"""(getter, setter, wanted value) of one global setting."""
+
+
+def lookup(name: str) -> Precision:
+    """The ladder's entry of that name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in LADDER:
+        raise ValueError(f"precision: must be one of {', '.join(LADDER)}; got {name!r}")
+    return LADDER[name]
+
+
+def unsupported_reason(precision: Precision, device: torch.device) -> str | None:
+    """Why a device cannot run a precision, or ``None`` if it can.
+
+    Support is not speed: a CPU without BF16 or FP16 units still computes in them, slowly. The probe measures that.
+    """
+    if precision.not_built is not None:
+        return precision.not_built
+    if device.type == "cuda":
+        return _cuda_reason(precision, torch.cuda.get_device_capability(device))
+    if precision.compute == "tf32":
+        return "TF32 is a format of NVIDIA GPUs (sm_80 and up); this is a CPU"
+    return None
+
+
+def _cuda_reason(precision: Precision, capability: tuple[int, int]) -> str | None:
+    if precision.compute in ("tf32", "bfloat16") and capability < (8, 0):
+        what = "TF32" if precision.compute == "tf32" else "BF16"
+        return f"{what} needs an NVIDIA GPU of sm_80 or up; this one is sm_{capability[0]}{capability[1]}"
+    return None
+
+
+def device_name(device: torch.device) -> str:
+    """The device's type as it is sold, which pairs must share: ``"NVIDIA H200"``, or the CPU's model name."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return _cpu_name()
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
+            names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+            name = next(names, "")
+    except OSError:
+        name = ""
+    return name or platform.processor() or platform.machine()
+
+
+def _settings(precision: Precision) -> dict[str, Setting]:
+    """Name -> (getter, setter, wanted value) of each global setting that changes what a step computes."""
+    tf32 = precision.compute == "tf32"
+    settings: dict[str, Setting] = {
+        # The old switches come first, since they move the settings below. PyTorch and libraries still read them, which
+        # raises where they disagree with the new ones.
+        "float32_matmul_precision": (
+            _or_none(torch.get_float32_matmul_precision),
+            torch.set_float32_matmul_precision,
+            "high" if tf32 else "highest",
+        ),
+        "cudnn.allow_tf32": (_or_none(torch._C._get_cudnn_allow_tf32), torch._C._set_cudnn_allow_tf32, tf32),
+    }
+    for backend, operation in FP32_OPERATIONS:
+        settings[f"{backend}.{operation}.fp32_precision"] = (
+            partial(torch._C._get_fp32_precision_getter, backend, operation),
+            partial(torch._C._set_fp32_precision_setter, backend, operation),
+            "tf32" if tf32 else "ieee",
+        )
+    for name in ("allow_fp16_reduced_precision_reduction", "allow_bf16_reduced_precision_reduction"):
+        settings[name] = _attribute(torch.backends.cuda.matmul, name, True)
+    for name, wanted in (("enabled", True), ("benchmark", False), ("deterministic", False)):
+        settings[f"cudnn.{name}"] = _attribute(torch.backends.cudnn, name, wanted)
+    settings["default_dtype"] = (torch.get_default_dtype, torch.set_default_dtype, torch.float32)
+    settings["deterministic"] = (torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode, 0)
+    settings["autocast_cache"] = (torch.is_autocast_cache_enabled, torch.set_autocast_cache_enabled, True)
+    for kind in ("cpu", "cuda"):
+        settings[f"autocast.{kind}"] = (
+            partial(torch.is_autocast_enabled, kind),
+            partial(torch.set_autocast_enabled, kind),
+            False,
+        )
+    settings["grad_enabled"] = (torch.is_grad_enabled, torch.set_grad_enabled, True)
+    return settings
+
+
+def _attribute(module: Any, name: str, wanted: Any) -> Setting:
+    return partial(getattr, module, name), partial(setattr, module, name), wanted
+
+
+def _or_none(getter: Callable[[], Any]) -> Callable[[], Any]:
+    """The getter of an old switch, giving ``None`` where the old and the new switches disagree."""
+
+    def read() -> Any:
+        try:
+            return getter()
+        except RuntimeError:
+            return None
+
+    return read
+
+
+@contextmanager
+def numerics(precision: Precision) -> Iterator[dict[str, str]]:
+    """Puts every global numeric setting in force for a precision, reads it back, and restores what stood before.
+
+    Yields:
+        the settings as they were read back, as text.
+
+    Raises:
+        RuntimeError: a setting did not take.
+    """
+    settings = _settings(precision)
+    before = {name: getter() for name, (getter, _, _) in settings.items()}
+    try:
+        for name, (getter, setter, wanted) in settings.items():
+            if getter() != wanted:  # some setters import half of PyTorch
+                setter(wanted)
+            if getter() != wanted:
+                raise RuntimeError(f"{name} must be {wanted} for {precision.name}, but reads back {getter()}")
+        yield {name: str(getter()) for name, (getter, _, _) in settings.items()}
+    finally:
+        for name, (getter, setter, _) in settings.items():
+            if getter() != before[name] and before[name] is not None:
+                setter(before[name])
+
+
+def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
+    """A context for forward and loss; one object serves every step."""
+    if not precision.autocast:
+        return nullcontext()
+    return torch.autocast(device.type, dtype=getattr(torch, precision.compute))
+
+
+def make_scaler(precision: Precision, device: torch.device) -> torch.amp.GradScaler | None:
+    """The loss scaler of ``fp16-mixed``; ``None`` for all that need none."""
+    return torch.amp.GradScaler(device.type) if precision.scaled else None

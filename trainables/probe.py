@@ -1,0 +1,139 @@
+"""A few steps of each precision on the real task: is it supported, what does it run in, how long does a step take."""
+
+import dataclasses
+import socket
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from trainables.effective import observe
+from trainables.evaluation import task_metrics
+from trainables.isolation import isolated
+from trainables.ladder import LADDER, Precision
+from trainables.loading import TaskError, describe, load_function
+from trainables.loop import Loop
+from trainables.memory import is_out_of_memory, peak_memory_bytes, release_memory
+from trainables.precision import device_name, unsupported_reason
+from trainables.spec import TrialSpec
+from trainables.trial import build_loop, pick_device
+
+HOPELESS = 5.0
+"""A precision is left out when a step takes more than this many times the first supported precision's."""
+
+MAX_STEPS, MAX_SECONDS = 10, 0.5
+"""Timed steps of a precision end at whichever comes first."""
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """What the probe found for one precision on one device.
+
+    Args:
+        precision: the ladder's name.
+        status: ``completed``, ``unsupported``, ``excluded`` (hopelessly slow), ``precision_mismatch``,
+            ``out_of_memory`` or ``errored``.
+        status_reason: one sentence for any status but ``completed``.
+        effective_precision, effective_share: what a step really ran in.
+        step_ms: median time of a step.
+        samples_per_s: training examples per second at that time.
+        peak_memory_bytes: of a training step.
+        metrics: names of the task's metrics, as columns (``val_...``).
+        device, node: where it ran.
+    """
+
+    precision: str
+    status: str
+    status_reason: str | None = None
+    effective_precision: str | None = None
+    effective_share: float | None = None
+    step_ms: float | None = None
+    samples_per_s: float | None = None
+    peak_memory_bytes: int | None = None
+    metrics: tuple[str, ...] = ()
+    device: str | None = None
+    node: str | None = None
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether trials may run in this precision."""
+        return self.status == "completed"
+
+
+def probe(spec: TrialSpec, precisions: Sequence[str]) -> Iterator[ProbeResult]:
+    """Probes precisions one after the other, the first supported one being what the others are compared with.
+
+    Args:
+        spec: a trial on the real task; its precision and budget are not used.
+        precisions: names of the ladder, baselines first.
+
+    Yields:
+        a result for each, as soon as it is known.
+
+    Raises:
+        TaskError: the task cannot be built.
+    """
+    device = pick_device(spec.num_gpus)
+    baseline_ms: float | None = None
+    for name in precisions:
+        precision = LADDER[name]
+        where: dict[str, Any] = {"device": device_name(device), "node": socket.gethostname()}
+        reason = unsupported_reason(precision, device)
+        if reason is not None:
+            yield ProbeResult(name, "unsupported", reason, **where)
+            continue
+        result = dataclasses.replace(_probe_one(spec, precision, device, baseline_ms), **where)
+        baseline_ms = baseline_ms or (result.step_ms if result.is_usable else None)
+        yield result
+
+
+def _probe_one(spec: TrialSpec, precision: Precision, device: torch.device, baseline_ms: float | None) -> ProbeResult:
+    try:
+        load_function(spec.task)
+        with isolated(precision, spec.seed, spec.num_threads):
+            return _measure(build_loop(spec, precision, device, num_steps=False), baseline_ms)
+    except TaskError:
+        raise
+    except (Exception, SystemExit) as error:
+        status = "out_of_memory" if is_out_of_memory(error) else "errored"
+        return ProbeResult(precision.name, status, describe(error))
+    finally:
+        release_memory(device)
+
+
+def _measure(loop: Loop, baseline_ms: float | None) -> ProbeResult:
+    metrics = tuple(f"val_{name}" for name in task_metrics(loop.task, loop.data.first_part()))
+    observation = observe(loop)
+    step_ms = _step_ms(loop, baseline_ms)
+    found: dict[str, Any] = {
+        "effective_precision": observation.effective,
+        "effective_share": observation.share if observation.flops else None,
+        "step_ms": step_ms,
+        "samples_per_s": 1e3 * loop.data.batch_size / step_ms,
+        "peak_memory_bytes": peak_memory_bytes(loop.model, loop.optimizer, observation.activations, loop.device),
+        "metrics": (*metrics, "val_loss"),
+    }
+    name = loop.precision.name
+    mismatch = observation.mismatch(loop.precision)
+    if mismatch is not None and observation.flops:
+        return ProbeResult(name, "precision_mismatch", mismatch, **found)
+    if baseline_ms is not None and step_ms > HOPELESS * baseline_ms:
+        reason = f"a step takes {step_ms:.3g} ms, {step_ms / baseline_ms:.3g} times the baseline's; limit {HOPELESS:g}"
+        return ProbeResult(name, "excluded", reason, **found)
+    return ProbeResult(name, "completed", **found)
+
+
+def _step_ms(loop: Loop, baseline_ms: float | None) -> float:
+    """The median step time after one step of warm-up; one timed step is enough where that is already hopeless."""
+    loop.train(1)
+    times: list[float] = []
+    while len(times) < MAX_STEPS and sum(times) < MAX_SECONDS:
+        started = time.perf_counter()
+        loop.train(1)
+        times.append(time.perf_counter() - started)
+        if baseline_ms is not None and 1e3 * times[0] > 2 * HOPELESS * baseline_ms:
+            break
+    return 1e3 * statistics.median(times)

@@ -1,0 +1,97 @@
+"""What one trial is asked to do. Plain data that travels to a worker process; imports no torch."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from trainables.loading import TaskSource
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long a trial trains and how often it reports.
+
+    Args:
+        max_epochs: passes over the training set; ``None`` where ``max_steps`` is given.
+        max_steps: optimizer steps; ``None`` where ``max_epochs`` is given.
+        report_every_steps: steps between reports; ``None`` reports once an epoch.
+    """
+
+    max_epochs: int | None = None
+    max_steps: int | None = None
+    report_every_steps: int | None = None
+
+    def num_steps(self, steps_per_epoch: int) -> int:
+        """Optimizer steps in all."""
+        return self.max_steps if self.max_steps is not None else (self.max_epochs or 1) * steps_per_epoch
+
+    def interval(self, steps_per_epoch: int) -> int:
+        """Optimizer steps from one report to the next."""
+        return self.report_every_steps or steps_per_epoch
+
+
+@dataclass(frozen=True)
+class TrialSpec:
+    """One training run: a configuration, a precision and a seed, on a task, within a budget.
+
+    Args:
+        trial_id: unique within the sweep.
+        task: where the task comes from.
+        config: hyperparameters, without precision and seed.
+        precision: a name of the ladder.
+        seed: seeds initial weights, data order and everything drawn later.
+        budget: when to report and when to stop.
+        num_cpus: threads for the CPU's share of the work, at least 1.
+        num_gpus: GPUs of this trial; 0 trains on the CPU.
+        examples_of: the metric whose value per validation example the last report carries; ``None`` for none.
+    """
+
+    trial_id: str
+    task: TaskSource
+    config: Mapping[str, Any]
+    precision: str
+    seed: int
+    budget: Budget
+    num_cpus: float = 1
+    num_gpus: float = 0
+    examples_of: str | None = None
+
+    @property
+    def num_threads(self) -> int:
+        """Threads that an operation on the CPU may use."""
+        return max(1, int(self.num_cpus))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, as :meth:`from_dict` takes it."""
+        return asdict(self) | {"config": dict(self.config)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "TrialSpec":
+        """The trial that :meth:`to_dict` described."""
+        return cls(**{**data, "task": TaskSource(**data["task"]), "budget": Budget(**data["budget"])})
+
+
+@dataclass(frozen=True)
+class TimingJob:
+    """A block to be timed: one configuration and seed in several precisions.
+
+    Args:
+        trial: configuration, seed, task and resources; its precision and budget are not used.
+        precisions: the arms; the first is the baseline, which is timed a second time as a copy (A/A).
+        windows: of each arm, at least 1.
+    """
+
+    trial: TrialSpec
+    precisions: tuple[str, ...]
+    windows: int = 8
+
+    def to_json(self) -> str:
+        """One line, as :meth:`from_json` takes it."""
+        return json.dumps({"trial": self.trial.to_dict(), "precisions": self.precisions, "windows": self.windows})
+
+    @classmethod
+    def from_json(cls, line: str) -> "TimingJob":
+        """The job that :meth:`to_json` wrote."""
+        data = json.loads(line)
+        return cls(TrialSpec.from_dict(data["trial"]), tuple(data["precisions"]), data["windows"])

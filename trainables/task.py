@@ -1,0 +1,112 @@
+"""What is fine-tuned: a model, its data, a loss and metrics."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+Batch: TypeAlias = Any
+"""A tensor, a tuple of tensors (the labels last) or a dict of tensors (the labels under ``"labels"``)."""
+
+LossFunction: TypeAlias = Callable[[Any, Batch], torch.Tensor]
+MetricFunction: TypeAlias = Callable[[Any, Batch], "torch.Tensor | tuple[Any, Any]"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a task's function returns for one configuration.
+
+    Args:
+        model: the module to train, with its parameters in FP32 on the CPU.
+        train_set: map-style data set; an item is a tensor, a tuple or a dict of tensors.
+        val_set: the same, for the metrics.
+        loss: ``(outputs, batch) -> scalar``, a mean over the batch. Default: the loss that the model itself returns,
+            else cross-entropy of its logits with integer labels.
+        metrics: name -> ``(outputs, batch) -> one value per example`` or ``(sum, count)``; or a class (or
+            ``functools.partial`` of one) with torchmetrics' ``update(logits, labels)`` and ``compute()``. Columns are
+            named ``val_<name>``. Default: ``{"accuracy": ...}`` where labels are integers.
+        collate: as ``DataLoader``'s ``collate_fn``.
+        lengths: one number per training item; batches are then made of items of similar length.
+        param_groups: ``model -> `` the optimizer's parameter groups.
+    """
+
+    model: nn.Module
+    train_set: Dataset[Any]
+    val_set: Dataset[Any]
+    loss: LossFunction | None = None
+    metrics: Mapping[str, MetricFunction | Callable[[], Any]] | None = None
+    collate: Callable[[list[Any]], Batch] | None = None
+    lengths: Sequence[int] | None = None
+    param_groups: Callable[[nn.Module], Iterable[Any]] | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model, nn.Module):
+            raise TypeError(f"model must be a torch.nn.Module, got {type(self.model).__name__}")
+        for name in ("train_set", "val_set"):
+            data = getattr(self, name)
+            if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
+                raise TypeError(f"{name} must be a map-style data set (with len() and []), got {type(data).__name__}")
+            if len(data) == 0:
+                raise ValueError(f"{name} must hold at least one item, got none")
+        if self.lengths is not None and len(self.lengths) != len(self.train_set):  # type: ignore[arg-type]
+            raise ValueError(f"lengths must hold one number per training item, got {len(self.lengths)}")
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """The hyperparameters that the loop itself reads; all others of a configuration are the task's.
+
+    Args:
+        learning_rate: the peak of the schedule, at least 0.
+        weight_decay: at least 0.
+        batch_size: examples per optimizer step.
+        accumulate_steps: micro-batches that an optimizer step's batch is split into, to save memory; divides
+            ``batch_size``.
+        max_grad_norm: gradients are clipped to this norm; ``None`` leaves them.
+        warmup_frac: share of all steps in which the learning rate rises linearly, 0 to 1.
+        lr_schedule: ``"constant"``, ``"linear"`` or ``"cosine"``: what it does after the warm-up.
+        optimizer: ``"adamw"``, ``"adam"`` or ``"sgd"`` (momentum 0.9).
+    """
+
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    batch_size: int = 64
+    accumulate_steps: int = 1
+    max_grad_norm: float | None = None
+    warmup_frac: float = 0.0
+    lr_schedule: str = "constant"
+    optimizer: str = "adamw"
+
+    def __post_init__(self) -> None:
+        for name, holds, condition in (
+            ("learning_rate", 0 <= self.learning_rate < float("inf"), "finite and at least 0"),
+            ("weight_decay", 0 <= self.weight_decay < float("inf"), "finite and at least 0"),
+            ("batch_size", _is_count(self.batch_size), "a whole number, at least 1"),
+            ("accumulate_steps", _is_count(self.accumulate_steps), "a whole number, at least 1"),
+            ("max_grad_norm", self.max_grad_norm is None or self.max_grad_norm > 0, "above 0, or None"),
+            ("warmup_frac", 0 <= self.warmup_frac <= 1, "from 0 to 1"),
+            ("lr_schedule", self.lr_schedule in ("constant", "linear", "cosine"), "constant, linear or cosine"),
+            ("optimizer", self.optimizer in ("adamw", "adam", "sgd"), "adamw, adam or sgd"),
+        ):
+            if not holds:
+                raise ValueError(f"{name} must be {condition}, got {getattr(self, name)!r}")
+        if self.batch_size % self.accumulate_steps:
+            raise ValueError(
+                f"accumulate_steps must divide batch_size ({self.batch_size}), got {self.accumulate_steps!r}"
+            )
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> "Hyperparameters":
+        """Those of a configuration, with defaults for the ones it leaves out."""
+        return cls(**{name: config[name] for name in RESERVED if name in config})
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+RESERVED = tuple(Hyperparameters.__dataclass_fields__)
+"""Names of the hyperparameters that the loop itself reads."""
