@@ -1,0 +1,1 @@
+"""How a sweep runs: its declaration, its flags, its stages and its journal."""

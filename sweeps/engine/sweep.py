@@ -1,0 +1,296 @@
+"""The declaration of a sweep: what it tries, within which budget, and what it confirms."""
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+from sweeps.search.checks import SweepError, folder_name, number, one_of, refuse, text, whole
+from sweeps.search.configurations import SEARCHERS, grid
+from sweeps.search.domains import Domain, Scalar
+from sweeps.search.space import check_space, space_to_json
+from sweeps.search.successive_halving import MODES
+from trainables.ladder import BASELINES, LADDER
+from trainables.spec import Budget
+
+__all__ = ["SCHEDULERS", "STAGES", "Confirm", "Sweep", "SweepError"]
+
+STAGES = ("probe", "search", "confirm")
+"""The stages in their order."""
+
+SCHEDULERS = ("asha", "fifo")
+"""Schedulers by name; Ray's own are given as objects."""
+
+SCHEMA = 1
+"""Version of ``sweep.json``."""
+
+DEFAULT_EPOCHS = 10
+DEFAULT_REPORTS = 10
+"""Reports of a run with a budget in steps, where nothing else is said."""
+
+TRIED, BUDGET, CONFIRM = "what is tried", "budget", "confirm"
+RESOURCES, WHERE = "resources", "where and how"
+
+_Declaration = TypeVar("_Declaration")
+
+
+def _about(group: str, help: str, metavar: str = "") -> dict[str, str]:
+    """What ``--help`` and the class's documentation say about a field."""
+    return {"group": group, "help": help, "metavar": metavar}
+
+
+def _option(default: object, group: str, help: str, metavar: str = "") -> Any:
+    """A field with a default, and what :func:`_about` says of it."""
+    return field(default=default, metadata=_about(group, help, metavar))
+
+
+def _documented(cls: type[_Declaration]) -> type[_Declaration]:
+    """Appends the fields' help texts to the class's docstring, so that each is written once."""
+    entries = dataclasses.fields(cls)  # type: ignore[arg-type]
+    arguments = "\n".join(f"    {entry.name}: {entry.metadata['help']}." for entry in entries)
+    cls.__doc__ = f"{cls.__doc__}\n\nArgs:\n{arguments}\n\nRaises:\n    SweepError: a field is out of its range."
+    return cls
+
+
+def _set(declaration: object, values: Mapping[str, object]) -> None:
+    """Replaces fields of a frozen dataclass by their normalized values."""
+    for name, value in values.items():
+        object.__setattr__(declaration, name, value)
+
+
+@_documented
+@dataclass(frozen=True)
+class Confirm:
+    """How the winners of the search are confirmed."""
+
+    top_k: int = _option(1, CONFIRM, "best configurations of each precision, to run again in all precisions", "N")
+    num_seeds: int = _option(6, CONFIRM, "new seeds, and so pairs, of each configuration", "N")
+    target_speedup: float = _option(1.5, CONFIRM, "speed-up over the baseline that a PASS has to reach, e.g. 1.5", "X")
+    margin: float = _option(0.01, CONFIRM, "loss of metric that is acceptable, in the metric's own units", "X")
+
+    def __post_init__(self) -> None:
+        """Validates and normalizes the fields."""
+        seeds_remedy = "6 or more give a useful interval"
+        checked = {
+            "top_k": whole("confirm.top_k", self.top_k, at_least=1, remedy="1 confirms each precision's best"),
+            "num_seeds": whole("confirm.num_seeds", self.num_seeds, at_least=1, remedy=seeds_remedy),
+            "target_speedup": number(
+                "confirm.target_speedup", self.target_speedup, above=0, remedy="give a ratio such as 1.5"
+            ),
+            "margin": number("confirm.margin", self.margin, at_least=0, remedy="0.01 accepts the loss of one point"),
+        }
+        _set(self, checked)
+
+
+@_documented
+@dataclass(frozen=True)
+class Sweep:
+    """One sweep: a task, a search space, precisions, a budget, and what to confirm."""
+
+    name: str = field(metadata=_about(TRIED, "name of the sweep", "NAME"))
+    task: str = field(metadata=_about(TRIED, "what is fine-tuned: module:function or path/to/file.py:function", "TASK"))
+    space: Mapping[str, Domain | Scalar] = field(
+        metadata=_about(
+            TRIED,
+            "a hyperparameter and its domain: uniform:LOW:HIGH, loguniform:LOW:HIGH, quniform:LOW:HIGH:Q, "
+            "randint:LOW:HIGH (HIGH excluded), choice:A,B,C, or a constant; repeatable",
+            "NAME=DOMAIN",
+        )
+    )
+    precisions: tuple[str, ...] = _option(
+        ("fp32", "bf16-mixed", "fp16-mixed"), TRIED, f"any of {', '.join(LADDER)}", "P,P,..."
+    )
+    metric: str | None = _option(None, TRIED, "what to rank by, as val_accuracy; else the task's first metric", "NAME")
+    mode: Literal["max", "min"] | None = _option(None, TRIED, "better is max or min; else min for val_loss", "max|min")
+    num_trials: int = _option(32, BUDGET, "runs of the search: configurations times precisions", "N")
+    max_epochs: int | None = _option(None, BUDGET, "epochs of a full run; 10 unless max_steps is given", "N")
+    max_steps: int | None = _option(None, BUDGET, "optimizer steps of a full run, instead of max_epochs", "N")
+    report_every_steps: int | None = _option(None, BUDGET, "steps between reports; else a tenth of max_steps", "N")
+    scheduler: str | object = _option("asha", TRIED, "what prunes the search; fifo prunes nothing", "asha|fifo")
+    grace_period: int = _option(1, BUDGET, "reports before a run may be pruned", "N")
+    reduction_factor: int = _option(3, BUDGET, "one in that many runs survives each rung of asha", "N")
+    searcher: str | object = _option("random", TRIED, "what chooses configurations: random or grid", "random|grid")
+    points: str | None = _option(
+        None, TRIED, "run exactly these configurations: JSON lines, optionally with precision and seed", "FILE"
+    )
+    confirm: Confirm | None = field(
+        default=Confirm(), metadata=_about(CONFIRM, "how the winners are confirmed; None confirms nothing")
+    )
+    cpus_per_trial: float = _option(1, RESOURCES, "CPUs of each run", "X")
+    gpus_per_trial: float | None = _option(None, RESOURCES, "GPUs of each run, 0.5 to share one; else 1 if any", "X")
+    storage: str = _option("runs", WHERE, "folder or URL under which results are kept", "PLACE")
+    run_name: str | None = _option(None, WHERE, "folder of this run; else the sweep's name and a timestamp", "NAME")
+    seed: int = _option(0, TRIED, "what all randomness of the sweep derives from", "N")
+    stage: Literal["probe", "search", "confirm"] = _option("confirm", WHERE, "the last stage to run", "|".join(STAGES))
+    address: str | None = _option(None, WHERE, "a running Ray cluster; else RAY_ADDRESS, else one starts", "ADDRESS")
+    resume: bool = _option(False, WHERE, "continue the interrupted run run_name, else this sweep's newest")
+    dry_run: bool = _option(False, WHERE, "print what would run and what it would cost, and stop")
+
+    def __post_init__(self) -> None:
+        """Validates and normalizes the fields."""
+        _set(self, _check_names(self) | _check_counts(self) | _check_resources(self))
+        _check_switches(self)
+        _check_budget(self)
+        _check_search(self)
+        _check_confirm(self)
+
+    @property
+    def baselines(self) -> tuple[str, ...]:
+        """The precisions that the others are measured against, weakest first."""
+        return tuple(name for name in BASELINES if name in self.precisions)
+
+    @property
+    def budget(self) -> Budget:
+        """How long a full run trains and how often it reports."""
+        if self.max_steps is None:
+            return Budget(max_epochs=self.max_epochs)
+        interval = self.report_every_steps or max(1, self.max_steps // DEFAULT_REPORTS)
+        return Budget(max_steps=self.max_steps, report_every_steps=interval)
+
+    @property
+    def max_reports(self) -> int:
+        """Reports of a full run: the scheduler's ``max_t``."""
+        budget = self.budget
+        if budget.max_steps is None or budget.report_every_steps is None:
+            return budget.max_epochs or DEFAULT_EPOCHS
+        return -(-budget.max_steps // budget.report_every_steps)
+
+    def metric_and_mode(self, task_metrics: Sequence[str]) -> tuple[str, Literal["max", "min"]]:
+        """The metric to rank by, as its column is named, and its direction.
+
+        Args:
+            task_metrics: columns of the task's own metrics, in its order, e.g. ``["val_accuracy"]``.
+
+        Raises:
+            SweepError: the sweep names a metric that the task does not have.
+        """
+        known = [*task_metrics, "val_loss"]
+        metric = known[0] if self.metric is None else one_of("metric", self.metric, known)
+        return metric, self.mode or ("min" if metric == "val_loss" else "max")
+
+    def to_json(self) -> dict[str, Any]:
+        """The declaration as plain data for ``sweep.json``; objects appear by the name of their class."""
+        declared = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}
+        return {
+            "schema": SCHEMA,
+            **declared,
+            "space": space_to_json(self.space),
+            "precisions": list(self.precisions),
+            "baselines": list(self.baselines),
+            "report_every_steps": self.budget.report_every_steps,
+            "scheduler": _name_of(self.scheduler),
+            "searcher": _name_of(self.searcher),
+            "confirm": dataclasses.asdict(self.confirm) if self.confirm else None,
+        }
+
+
+def _name_of(choice: object) -> str:
+    return choice if isinstance(choice, str) else type(choice).__name__
+
+
+def _check_names(sweep: Sweep) -> dict[str, object]:
+    task_remedy = "write module:function or path/to/file.py:function"
+    source, _, function = text("task", sweep.task, task_remedy).rpartition(":")
+    if not source or not function.isidentifier():
+        refuse("task", "must name a function of a module or file", sweep.task, task_remedy)
+    storage, points = (
+        os.fspath(each) if isinstance(each, os.PathLike) else each for each in (sweep.storage, sweep.points)
+    )
+    return {
+        "name": folder_name("name", sweep.name),
+        "run_name": sweep.run_name if sweep.run_name is None else folder_name("run_name", sweep.run_name),
+        "space": check_space(sweep.space),
+        "precisions": _check_precisions(sweep.precisions),
+        "metric": sweep.metric if sweep.metric is None else text("metric", sweep.metric, "for example val_accuracy"),
+        "storage": text("storage", storage, "for example runs or s3://bucket/sweeps"),
+        "points": points if points is None else text("points", points, "name a file of JSON lines"),
+        "address": sweep.address if sweep.address is None else text("address", sweep.address, "for example auto"),
+    }
+
+
+def _plain_path(value: object) -> object:
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _check_precisions(precisions: object) -> tuple[str, ...]:
+    if isinstance(precisions, str) or not isinstance(precisions, Sequence) or not precisions:
+        remedy = 'for example ("fp32", "bf16-mixed")'
+        refuse("precisions", "must be a list of at least one precision", precisions, remedy)
+    names = tuple(one_of("precisions", name, LADDER) for name in precisions)
+    if len(set(names)) < len(names):
+        refuse("precisions", "must name each precision once", ",".join(names), "remove the duplicates")
+    return names
+
+
+def _check_counts(sweep: Sweep) -> dict[str, object]:
+    remedies = {
+        "num_trials": "give the number of runs",
+        "grace_period": "give a number of reports",
+        "max_epochs": "give the epochs of a full run",
+        "max_steps": "give the optimizer steps of a full run",
+        "report_every_steps": "give the steps from one report to the next",
+    }
+    given = {name: getattr(sweep, name) for name in remedies}
+    if given["max_epochs"] is None and given["max_steps"] is None:
+        given["max_epochs"] = DEFAULT_EPOCHS
+    counts: dict[str, object] = {
+        name: whole(name, value, at_least=1, remedy=remedies[name])
+        for name, value in given.items()
+        if value is not None or name in ("num_trials", "grace_period")
+    }
+    counts["seed"] = whole("seed", sweep.seed, at_least=0, remedy="give a seed such as 0")
+    counts["reduction_factor"] = whole(
+        "reduction_factor", sweep.reduction_factor, at_least=2, remedy="2, 3 and 4 are usual"
+    )
+    return counts
+
+
+def _check_resources(sweep: Sweep) -> dict[str, object]:
+    cpus = number("cpus_per_trial", sweep.cpus_per_trial, above=0, remedy="give 1 or more, or a share such as 0.5")
+    if sweep.gpus_per_trial is None:
+        return {"cpus_per_trial": cpus}
+    gpus = number("gpus_per_trial", sweep.gpus_per_trial, at_least=0, remedy="0 trains on the CPU, 0.5 shares a GPU")
+    if gpus > 1 and not gpus.is_integer():
+        refuse("gpus_per_trial", "must be whole above 1", gpus, f"round to {int(gpus)} or {int(gpus) + 1}")
+    return {"cpus_per_trial": cpus, "gpus_per_trial": gpus}
+
+
+def _check_switches(sweep: Sweep) -> None:
+    if sweep.mode is not None:
+        one_of("mode", sweep.mode, MODES)
+    one_of("stage", sweep.stage, STAGES)
+    for name in ("resume", "dry_run"):
+        if not isinstance(getattr(sweep, name), bool):
+            refuse(name, "must be True or False", getattr(sweep, name), "leave it out unless wanted")
+
+
+def _check_budget(sweep: Sweep) -> None:
+    if sweep.max_epochs is not None and sweep.max_steps is not None:
+        got = {"max_epochs": sweep.max_epochs, "max_steps": sweep.max_steps}
+        refuse("max_steps", "must not be given along with max_epochs", got, "give one of them")
+    if sweep.report_every_steps is not None and sweep.max_steps is None:
+        remedy = "give max_steps, or leave it out: a budget in epochs reports once an epoch"
+        refuse("report_every_steps", "needs a budget in steps", sweep.report_every_steps, remedy)
+
+
+def _check_search(sweep: Sweep) -> None:
+    if isinstance(sweep.scheduler, str) or not hasattr(sweep.scheduler, "on_trial_result"):
+        one_of("scheduler", sweep.scheduler, SCHEDULERS)
+    if isinstance(sweep.searcher, str) or not hasattr(sweep.searcher, "suggest"):
+        one_of("searcher", sweep.searcher, SEARCHERS)
+    if sweep.searcher == "grid" and sweep.points is None:
+        grid(sweep.space)
+    if sweep.scheduler == "asha" and sweep.grace_period > sweep.max_reports:
+        remedy = 'lower it, raise the budget, or use scheduler="fifo" to prune nothing'
+        refuse("grace_period", f"must be at most the {sweep.max_reports} reports of a run", sweep.grace_period, remedy)
+
+
+def _check_confirm(sweep: Sweep) -> None:
+    if sweep.confirm is None:
+        return
+    if not isinstance(sweep.confirm, Confirm):
+        refuse("confirm", "must be a Confirm or None", sweep.confirm, "for example Confirm(num_seeds=6)")
+    if sweep.stage == "confirm" and not sweep.baselines:
+        remedy = 'add fp32, or stop before with stage="search"'
+        refuse("precisions", f"confirm needs a baseline ({' or '.join(BASELINES)})", ",".join(sweep.precisions), remedy)

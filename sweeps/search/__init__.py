@@ -1,0 +1,1 @@
+"""What is tried: spaces, configurations, plans and schedulers."""

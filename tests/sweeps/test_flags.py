@@ -1,0 +1,201 @@
+import dataclasses
+from typing import Any
+
+import pytest
+
+from sweeps.engine.flags import build_parser, parse, parse_run
+from sweeps.engine.sweep import Confirm, Sweep
+from sweeps.search.checks import SweepError
+from sweeps.search.space import choice, loguniform, uniform
+
+SCRIPT = Sweep(
+    name="digits",
+    task="trainables.tasks.digits:build",
+    space={"learning_rate": loguniform(1e-4, 3e-2), "width": choice([16, 32, 64])},
+    precisions=("fp32", "bf16-mixed"),
+    metric="val_accuracy",
+    mode="max",
+    num_trials=24,
+    max_epochs=12,
+    confirm=Confirm(num_seeds=8),
+    storage="100%/runs",
+)
+
+CASES: list[tuple[str, str, Any]] = [
+    ("name", "--name other", "other"),
+    ("task", "--task my/file.py:make", "my/file.py:make"),
+    ("precisions", "--precisions fp32,fp16-mixed", ("fp32", "fp16-mixed")),
+    ("metric", "--metric val_loss", "val_loss"),
+    ("mode", "--mode min", "min"),
+    ("num_trials", "--num-trials 8", 8),
+    ("max_epochs", "--max-epochs 3", 3),
+    ("max_steps", "--max-steps 30", 30),
+    ("report_every_steps", "--max-steps 30 --report-every-steps 3", 3),
+    ("scheduler", "--scheduler fifo", "fifo"),
+    ("grace_period", "--grace-period 2", 2),
+    ("reduction_factor", "--reduction-factor 4", 4),
+    ("searcher", "--searcher random", "random"),
+    ("points", "--points points.jsonl", "points.jsonl"),
+    ("cpus_per_trial", "--cpus-per-trial 2", 2.0),
+    ("gpus_per_trial", "--gpus-per-trial 0.5", 0.5),
+    ("storage", "--storage s3://bucket/sweeps", "s3://bucket/sweeps"),
+    ("run_name", "--run-name first", "first"),
+    ("seed", "--seed=1", 1),
+    ("stage", "--stage search", "search"),
+    ("address", "--address ray://head:10001", "ray://head:10001"),
+    ("resume", "--resume", True),
+    ("dry_run", "--dry-run", True),
+    ("confirm", "--confirm-top-k 2", Confirm(top_k=2, num_seeds=8)),
+    ("confirm", "--confirm-num-seeds 10", Confirm(num_seeds=10)),
+    ("confirm", "--confirm-target-speedup 1.2", Confirm(num_seeds=8, target_speedup=1.2)),
+    ("confirm", "--confirm-margin 0", Confirm(num_seeds=8, margin=0)),
+    ("space", "--space width=64", {**SCRIPT.space, "width": 64}),
+]
+
+
+@pytest.mark.parametrize(("field", "flags", "expected"), CASES, ids=[flags for _, flags, _ in CASES])
+def test_a_flag_sets_its_field_and_no_other(field: str, flags: str, expected: object) -> None:
+    parsed = parse(SCRIPT, flags.split())
+    assert getattr(parsed, field) == expected
+    budget = {"max_epochs", "max_steps", "report_every_steps"}
+    touched = budget if field in budget else {field}
+    for other in dataclasses.fields(Sweep):
+        if other.name not in touched:
+            assert getattr(parsed, other.name) == getattr(SCRIPT, other.name)
+
+
+def test_every_field_has_a_flag_and_a_case() -> None:
+    assert {field for field, _, _ in CASES} == {field.name for field in dataclasses.fields(Sweep)}
+    shown = build_parser(SCRIPT).format_help()
+    names = [field.name for field in dataclasses.fields(Sweep) if field.name != "confirm"]
+    names += [f"confirm-{field.name}" for field in dataclasses.fields(Confirm)]
+    for name in names:
+        assert f"  --{name.replace('_', '-')}" in shown
+
+
+def test_no_flags_change_nothing() -> None:
+    assert parse(SCRIPT, []) == SCRIPT
+
+
+def test_space_merges_by_name() -> None:
+    parsed = parse(SCRIPT, ["--space", "width=choice:8,16", "--space", "dropout=uniform:0:0.5", "--space", "dropout=0"])
+    assert parsed.space == {"learning_rate": loguniform(1e-4, 3e-2), "width": choice([8, 16]), "dropout": 0}
+    assert list(parsed.space) == ["learning_rate", "width", "dropout"]
+
+
+def test_a_constant_may_hold_an_equals_sign() -> None:
+    assert parse(SCRIPT, ["--space", "note=a=b"]).space["note"] == "a=b"
+
+
+def test_one_budget_replaces_the_other() -> None:
+    steps = parse(SCRIPT, ["--max-steps", "100", "--report-every-steps", "20"])
+    assert (steps.max_epochs, steps.max_steps, steps.report_every_steps) == (None, 100, 20)
+    epochs = parse(steps, ["--max-epochs", "2"])
+    assert (epochs.max_epochs, epochs.max_steps, epochs.report_every_steps) == (2, None, None)
+
+
+def test_confirm_flags_where_the_script_confirms_nothing() -> None:
+    script = dataclasses.replace(SCRIPT, confirm=None)
+    assert parse(script, []).confirm is None
+    assert parse(script, ["--confirm-top-k", "3"]).confirm == Confirm(top_k=3)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--num-trails 8", "--num-trails: must be a known flag, got '--num-trails'; did you mean '--num-trials'?"),
+        ("--num-trail=8", "--num-trail: .*did you mean '--num-trials'?"),
+        ("--num-trials", "--num-trials: needs a value, got nothing; see --help"),
+        ("--num-trials --resume", "--num-trials: needs a value"),
+        ("--num-trials 1.5", "--num-trials: must be a whole number, got '1.5'; for example"),
+        ("--num-trials 0", "--num-trials: must be a whole number of at least 1, got 0; "),
+        ("--gpus-per-trial half", "--gpus-per-trial: must be a number, got 'half'; for example 0.5"),
+        ("--gpus-per-trial nan", "--gpus-per-trial: must be a finite number"),
+        ("--precisions fp32,bf16", "--precisions: must be a known name, got 'bf16'; did you mean 'bf16-mixed'"),
+        ("--precisions fp32,", "--precisions: must not have an empty name, got 'fp32,'; "),
+        ("--precisions fp16-mixed", "--precisions: confirm needs a baseline"),
+        ("--confirm-num-seeds 0", "--confirm-num-seeds: must be a whole number of at least 1, got 0; "),
+        ("--max-steps 5 --max-epochs 5", "--max-steps: must not be given along with max_epochs"),
+        ("--report-every-steps 5", "--report-every-steps: needs a budget in steps, got 5; "),
+        ("--space width", "--space: must be NAME=DOMAIN, got 'width'; for example"),
+        ("--space =3", "--space: must be NAME=DOMAIN"),
+        ("--space width=choice:", r"--space: width: choice\.values: must be a list of at least one value"),
+        ("--space lr=logunifrom:1:2", "--space: lr: .*did you mean 'loguniform'?"),
+        ("--space seed=3", "--space: cannot hold the precision or the seed"),
+        ("--run-name ../x", "--run-name: must name a folder"),
+        ("--resume=yes", "--resume: takes no value; give the flag alone, got 'yes'"),
+        ("stray", "arguments: must be flags, got 'stray'; "),
+        ("-n 3", "-n: must be a known flag"),
+    ],
+)
+def test_a_wrong_flag_is_one_clear_line(flags: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SweepError, match="^" + message.replace("?", r"\?")) as caught:
+        parse(SCRIPT, flags.split())
+    assert "\n" not in str(caught.value)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_help_shows_groups_and_the_scripts_defaults(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit) as caught:
+        parse(SCRIPT, ["--help"], prog="digits.py")
+    shown = capsys.readouterr().out
+    assert caught.value.code == 0
+    assert shown.startswith("usage: digits.py [flags]\n")
+    assert "  learning_rate=loguniform:0.0001:0.03\n  width=choice:16,32,64\n" in shown
+    assert "(default: 24)" in shown
+    assert "(default: fp32,bf16-mixed)" in shown
+    assert "(default: 100%/runs)" in shown
+    assert "--confirm-num-seeds N         new seeds, and so pairs, of each configuration (default: 8)" in shown
+    headings = [line for line in shown.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    assert headings == ["what is tried:", "budget:", "confirm:", "resources:", "where and how:"]
+
+
+def test_help_names_objects_by_their_class() -> None:
+    class Custom:
+        def on_trial_result(self) -> None: ...
+
+    assert "(default: Custom)" in build_parser(dataclasses.replace(SCRIPT, scheduler=Custom())).format_help()
+
+
+def test_run_declares_a_sweep_without_a_script() -> None:
+    argv = ["pkg.tasks.mine:build", "--space", "lr=uniform:0:1", "--num-trials", "8", "--confirm-top-k", "2"]
+    sweep = parse_run(argv)
+    expected = Sweep(
+        name="mine",
+        task="pkg.tasks.mine:build",
+        space={"lr": uniform(0, 1)},
+        num_trials=8,
+        confirm=Confirm(top_k=2),
+    )
+    assert sweep == expected
+    assert parse_run([*argv[1:], argv[0]]) == expected
+
+
+def test_run_takes_steps_instead_of_the_default_epochs() -> None:
+    sweep = parse_run(["tasks:build", "--max-steps", "50"])
+    assert (sweep.max_epochs, sweep.max_steps) == (None, 50)
+
+
+@pytest.mark.parametrize(
+    ("task", "name"),
+    [("tasks:build", "tasks"), ("a.b.c:make", "c"), ("some/where/my_task.py:build", "my_task"), ("./x.py:f", "x")],
+)
+def test_run_names_the_sweep_after_the_task(task: str, name: str) -> None:
+    assert parse_run([task]).name == name
+    assert parse_run([task, "--name", "given"]).name == "given"
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "TASK: must be given, got nothing; write module:function"),
+        (["digits"], "task: must name a function of a module or file, got 'digits'; "),
+        (["tasks:build", "--precision", "fp32"], "--precision: .*did you mean '--precisions'"),
+        (["tasks:build", "another:build"], "arguments: must be flags, got 'another:build'"),
+        (["tasks:build", "--num-trials", "0"], "--num-trials: must be a whole number"),
+    ],
+)
+def test_wrong_run_arguments(argv: list[str], message: str) -> None:
+    with pytest.raises(SweepError, match="^" + message):
+        parse_run(argv)
