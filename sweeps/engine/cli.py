@@ -1,0 +1,131 @@
+"""The command line: what a sweep script's ``main`` does, and ``ampsweep run``, ``probe`` and ``report``."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NoReturn
+
+from analysis.schema import ResultsError
+from sweeps.engine.flags import parse, parse_run
+from sweeps.engine.sweep import Sweep, SweepError
+from trainables.ladder import LADDER
+from trainables.loading import TaskError
+
+if TYPE_CHECKING:
+    from analysis import Results
+
+BAD_INPUT, FAILED, NOT_PASSED = 2, 1, 3
+"""Exit codes: nothing was started; it could not finish, or measured nothing; a required PASS is missing."""
+
+
+def main(sweep: Sweep, argv: Sequence[str] | None = None) -> NoReturn:
+    """Runs a sweep as a script: flags, progress, the report, an exit code.
+
+    Args:
+        sweep: the script's declaration, which the flags change.
+        argv: the flags; default: those of the process.
+    """
+    _exit(lambda: _run(parse(sweep, sys.argv[1:] if argv is None else argv)))
+
+
+def ampsweep(argv: Sequence[str] | None = None) -> NoReturn:
+    """The ``ampsweep`` command.
+
+    Args:
+        argv: the arguments; default: those of the process.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    commands: dict[str, tuple[Callable[[list[str]], int], str]] = {
+        "run": (lambda rest: _run(parse_run(rest)), "run a sweep of a task that has no script"),
+        "probe": (_probe, "which precisions this machine can train a task in"),
+        "report": (_report, "verdicts and tables of a sweep's results"),
+    }
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: ampsweep COMMAND ...\n\ncommands (each explains itself with --help):")
+        print("\n".join(f"  {name:<10}{what}" for name, (_, what) in commands.items()))
+        sys.exit(0 if arguments else BAD_INPUT)
+    if arguments[0] not in commands:
+        _fail(f"command: must be one of {', '.join(commands)}; got {arguments[0]!r}", BAD_INPUT)
+    _exit(lambda: commands[arguments[0]][0](arguments[1:]))
+
+
+def _exit(command: Callable[[], int]) -> NoReturn:
+    try:
+        sys.exit(command())
+    except (SweepError, TaskError, ResultsError) as error:
+        _fail(str(error), BAD_INPUT)
+    except KeyboardInterrupt:
+        _fail("interrupted; what was measured so far is kept", FAILED)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _run(sweep: Sweep) -> int:
+    if sweep.dry_run:
+        from sweeps.engine.dry_run import describe
+
+        print(describe(sweep))
+        return 0
+    from rich.console import Console
+
+    from sweeps.engine.stages import run, run_folder
+
+    folder = run_folder(sweep)
+    results = run(sweep)
+    from analysis.tables import print_report
+
+    console = Console()
+    print_report(results, console)
+    console.print(f"results: {folder}", highlight=False, soft_wrap=True)
+    return _exit_code(sweep, results)
+
+
+def _exit_code(sweep: Sweep, results: "Results") -> int:
+    """1 where the last stage that was asked for came to nothing."""
+    trials = results.trials
+    if sweep.stage == "probe":
+        return 0 if (trials["status"] == "completed").any() else FAILED
+    searched = trials[trials["stage"] == "search"]
+    if not searched["status"].isin(["completed", "pruned"]).any():
+        return FAILED
+    confirms = sweep.stage == "confirm" and sweep.confirm is not None
+    return FAILED if confirms and not (results.verdicts["num_pairs"] > 0).any() else 0
+
+
+def _probe(argv: list[str]) -> int:
+    from rich.console import Console
+
+    from analysis.tables import print_probe
+    from sweeps.engine.stages import run
+
+    # What the user gives comes later and so wins.
+    sweep = parse_run(["--precisions", ",".join(LADDER), "--stage", "probe", *argv], prog="ampsweep probe")
+    results = run(sweep)
+    print_probe(results, Console())
+    return 0 if (results.trials["status"] == "completed").any() else FAILED
+
+
+def _report(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="ampsweep report", description="Verdicts and tables of a sweep's results.")
+    parser.add_argument("folder", metavar="DIR", nargs="+", help="the results' folder; several are shown together")
+    parser.add_argument(
+        "--require-pass",
+        metavar="PRECISION",
+        choices=list(LADDER),
+        help="exit with 3 unless every device type has a PASS of it against its strongest baseline",
+    )
+    arguments = parser.parse_args(argv)
+    from rich.console import Console
+
+    from analysis import load
+    from analysis.tables import print_report
+    from analysis.verdicts import passes
+
+    results = load(*arguments.folder)
+    print_report(results, Console())
+    if arguments.require_pass is None:
+        return 0
+    return 0 if passes(results.verdicts, arguments.require_pass) else NOT_PASSED

@@ -1,0 +1,163 @@
+"""Confirm: the winners again, in every precision, with new seeds; metric and timing apart, without a scheduler."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from analysis.schema import EXAMPLES_DIR
+from sweeps.engine import rows
+from sweeps.engine.cluster import Resources
+from sweeps.engine.recorder import Recorder
+from sweeps.engine.remote import streaming
+from sweeps.search.plan import PlannedTrial
+from trainables.loading import TaskSource
+from trainables.spec import Budget, TimingJob, TrialSpec
+
+
+class Confirmation:
+    """Runs the confirming trials and timings of a sweep.
+
+    Args:
+        source: the task.
+        budget: of every run.
+        resources: of every run.
+        metric, mode: what is confirmed.
+        recorder: takes the rows.
+    """
+
+    def __init__(
+        self,
+        source: TaskSource,
+        budget: Budget,
+        resources: Resources,
+        metric: str,
+        mode: Literal["max", "min"],
+        recorder: Recorder,
+    ) -> None:
+        self._source, self._budget, self._resources = source, budget, resources
+        self._metric, self._mode, self._recorder = metric, mode, recorder
+        self._started: set[str] = set()
+
+    def _spec(self, trial: PlannedTrial) -> TrialSpec:
+        resources = self._resources
+        return TrialSpec(
+            trial.trial_id,
+            self._source,
+            trial.config,
+            trial.precision,
+            trial.seed,
+            self._budget,
+            resources.num_cpus,
+            resources.num_gpus,
+            examples_of=self._metric,
+        )
+
+    def run_trials(self, trials: Sequence[PlannedTrial]) -> None:
+        """One full run of each, as many at once as the cluster has room for."""
+        import ray
+
+        # GPU tasks of Ray's end their process after each call; these restore what they change.
+        start = streaming(_run_trial, max_calls=0, **self._resources.per_trial)
+        planned = {trial.trial_id: trial for trial in trials}
+        waiting = {start(self._spec(trial).to_dict()): trial_id for trial_id, trial in planned.items()}
+        while waiting:
+            ready, _ = ray.wait(list(waiting), num_returns=1)
+            trial = planned[waiting[ready[0]]]
+            if self._take(ready[0], trial):
+                del waiting[ready[0]]
+
+    def _take(self, stream: Any, trial: PlannedTrial) -> bool:
+        """Takes the next report of a running trial; True if it was the last."""
+        import ray
+
+        from sweeps.engine.failures import failure
+
+        try:
+            report = ray.get(next(stream))
+        except StopIteration:
+            return True
+        except Exception as error:
+            self._start_unless_started(trial, None)
+            self._recorder.record("trial", rows.ended(trial.trial_id, None, *failure(error), self._metric, self._mode))
+            return True
+        self._start_unless_started(trial, report)
+        if report["metrics"]:
+            self._recorder.record("report", rows.reported("confirm", report))
+        if report["status"] != "running":
+            self._keep_examples(trial.trial_id, report)
+            end = (report["status"], report["status_reason"], self._metric, self._mode)
+            self._recorder.record("trial", rows.ended(trial.trial_id, report, *end))
+        return False
+
+    def _start_unless_started(self, trial: PlannedTrial, report: Mapping[str, Any] | None) -> None:
+        """A run shows that it has begun by its first report, up to which nobody knows whether Ray has started it."""
+        if trial.trial_id not in self._started:
+            self._started.add(trial.trial_id)
+            ago_s = report["wall_s"] if report else 0.0
+            row = rows.started(trial, "confirm", self._resources.num_cpus, self._resources.num_gpus, ago_s)
+            self._recorder.record("trial", row)
+
+    def _keep_examples(self, trial_id: str, report: Mapping[str, Any]) -> None:
+        if report["examples"] is not None:
+            import numpy as np
+
+            folder = self._recorder.journal.folder / EXAMPLES_DIR
+            folder.mkdir(exist_ok=True)
+            np.save(folder / f"{trial_id}.npy", report["examples"])
+
+    def time_blocks(self, trials: Sequence[PlannedTrial], precisions: Sequence[str]) -> None:
+        """Times every block of the trials, one after the other, on a device that nothing else uses."""
+        blocks = list({trial.block_id: trial for trial in trials}.values())
+        for block, record in zip(blocks, self._timed(blocks, tuple(precisions)), strict=True):
+            own = {"block_id": block.block_id, "config_id": block.config_id, "seed": block.seed}
+            self._recorder.record("timing", own | record)
+
+    def _timed(self, blocks: Sequence[PlannedTrial], precisions: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+        """A record for each block; a block whose worker dies has one that says so, and the next go on in another."""
+        import ray
+
+        from sweeps.engine.failures import failure
+
+        start = streaming(_time_blocks, **self._resources.exclusive)
+        left = [TimingJob(self._spec(block), precisions).to_json() for block in blocks]
+        while left:
+            try:
+                for item in start(left):
+                    record = ray.get(item)
+                    left.pop(0)
+                    yield record
+            except ray.exceptions.RayError as error:
+                status, reason = failure(error)
+                left.pop(0)
+                yield {"status": status, "status_reason": reason, "arms": []}
+
+
+def _run_trial(spec: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    from trainables.trial import run_trial
+
+    for report in run_trial(TrialSpec.from_dict(spec)):
+        yield report.to_dict()
+
+
+def _time_blocks(jobs: list[str]) -> Iterator[dict[str, Any]]:
+    """Each block in a fresh process, made by the server that :mod:`trainables.pairs` runs."""
+    command = [sys.executable, "-m", "trainables.pairs"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=_own_path()) as server:
+        assert server.stdin is not None
+        assert server.stdout is not None
+        for job in jobs:
+            server.stdin.write(job + "\n")
+            server.stdin.flush()
+            answer = server.stdout.readline()
+            if not answer:
+                raise RuntimeError(f"the timing server ended with exit code {server.wait()}")
+            yield json.loads(answer)
+        server.stdin.close()
+
+
+def _own_path() -> dict[str, str]:
+    """The environment, with the modules found that this worker finds: Ray extends ``sys.path``, not ``PYTHONPATH``."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}

@@ -1,0 +1,130 @@
+"""Live progress: the stage, trials by state, the best so far of each precision, the time left."""
+
+import math
+import time
+from collections import Counter
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from analysis.schema import Kind
+
+PLAIN_EVERY_S = 5.0
+"""Seconds between lines where there is no terminal to redraw."""
+
+
+class Progress:
+    """Shows a sweep as it runs: a block that is redrawn on a terminal, lines elsewhere.
+
+    Args:
+        console: where to.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
+        self._tally = Tally("", 0)
+        self._shown_at = -math.inf
+        self._last_line = ""
+        self._metric, self._mode = "", "max"
+
+    def say(self, line: str) -> None:
+        """Prints a line that stays."""
+        self._console.print(Text(line), soft_wrap=True)
+
+    def ranks_by(self, metric: str, mode: Literal["max", "min"]) -> None:
+        """Says which metric is the best so far of."""
+        self._metric, self._mode = metric, mode
+
+    def stage(self, name: str, total: int, what: str) -> None:
+        """Begins a stage of ``total`` steps; ``what`` says in words what they are."""
+        self._finish_stage()
+        self._tally = Tally(name, total, self._metric, self._mode)
+        self.say(f"{name:<8}{what}")
+        self._shown_at = time.monotonic()
+        if self._live is not None:
+            self._live.start()
+
+    def saw(self, kind: Kind, row: Mapping[str, Any]) -> None:
+        """Takes in a row as it goes into the journal."""
+        self._tally.saw(kind, row)
+        if self._live is not None:
+            self._live.update(Text(self._tally.line()))
+        elif self._tally.num_done and time.monotonic() - self._shown_at >= PLAIN_EVERY_S:
+            self._say_tally()
+
+    def _finish_stage(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+        if self._tally.num_done and self._tally.line() != self._last_line:
+            self._say_tally()
+
+    def _say_tally(self) -> None:
+        self._shown_at = time.monotonic()
+        self._last_line = self._tally.line()
+        self.say(self._last_line)
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._finish_stage()
+
+
+class Tally:
+    """What a stage has come to, counted from its rows.
+
+    Args:
+        name: the stage.
+        total: trials and timings that it consists of.
+        metric, mode: what the best so far is the best of.
+    """
+
+    def __init__(self, name: str, total: int, metric: str = "", mode: str = "max") -> None:
+        self.name, self.total = name, total
+        self._metric, self._sign = metric, 1 if mode == "max" else -1
+        self._started = time.monotonic()
+        self._states: dict[str, str] = {}
+        self._precisions: dict[str, str] = {}
+        self._best: dict[str, float] = {}
+
+    @property
+    def num_done(self) -> int:
+        """Trials and timings that have ended."""
+        return sum(state != "running" for state in self._states.values())
+
+    def saw(self, kind: Kind, row: Mapping[str, Any]) -> None:
+        """Counts a row."""
+        key = row["block_id"] if kind == "timing" else row["trial_id"]
+        if kind == "report":
+            self._fold(self._precisions.get(key, ""), row.get(self._metric))
+        else:
+            self._states[key] = row["status"]
+            self._precisions.setdefault(key, row.get("precision", ""))
+
+    def _fold(self, precision: str, value: float | None) -> None:
+        if precision and value is not None and math.isfinite(value):
+            best = self._best.get(precision, value)
+            self._best[precision] = self._sign * max(self._sign * value, self._sign * best)
+
+    def line(self) -> str:
+        """One line: done of all, by state, the best so far, the time left."""
+        counts = Counter(self._states.values())
+        states = ", ".join(f"{count} {state.replace('_', ' ')}" for state, count in sorted(counts.items()))
+        parts = [f"{self.name:<8}{self.num_done}/{self.total}", states]
+        if self._best:
+            shown = ", ".join(f"{precision} {value:.4g}" for precision, value in sorted(self._best.items()))
+            parts.append(f"best {self._metric}: {shown}")
+        if self.num_done < self.total:
+            parts.append(f"{self._left()} left")
+        return " | ".join(part for part in parts if part)
+
+    def _left(self) -> str:
+        if not self.num_done:
+            return "unknown time"
+        seconds = (time.monotonic() - self._started) / self.num_done * (self.total - self.num_done)
+        return f"about {seconds:.0f} s" if seconds < 100 else f"about {seconds / 60:.0f} min"

@@ -1,0 +1,105 @@
+"""From what a trial reports to the rows of the results: the one place that maps between the two."""
+
+import datetime
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from analysis.schema import BEST_PREFIX, Stage, Status
+from sweeps.search.plan import PlannedTrial
+
+Row = dict[str, Any]
+
+
+def now(ago_s: float = 0.0) -> str:
+    """The time in UTC, or some seconds before, as the results keep it."""
+    moment = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=ago_s)
+    return moment.isoformat(timespec="milliseconds")
+
+
+def started(trial: PlannedTrial, stage: Stage, num_cpus: float, num_gpus: float, ago_s: float = 0.0) -> Row:
+    """A trial that began ``ago_s`` seconds ago."""
+    return {
+        "trial_id": trial.trial_id,
+        "stage": stage,
+        "config_id": trial.config_id,
+        "block_id": trial.block_id,
+        "config": dict(trial.config),
+        "precision": trial.precision,
+        "seed": trial.seed,
+        "status": "running",
+        "num_cpus": num_cpus,
+        "num_gpus": num_gpus,
+        "started_at": now(ago_s),
+    }
+
+
+def ended(
+    trial_id: str,
+    report: Mapping[str, Any] | None,
+    status: Status,
+    reason: str | None,
+    metric: str,
+    mode: Literal["max", "min"],
+) -> Row:
+    """A trial that has ended, with its last report if it made one."""
+    row: Row = {"trial_id": trial_id, "status": status, "status_reason": reason, "ended_at": now()}
+    if report is None:
+        return row
+    extremes = report["highest"] if mode == "max" else report["lowest"]
+    return {
+        **{name: report[name] for name in _SAME},
+        "epochs": report["epoch"],
+        "steps": report["step"],
+        **report["metrics"],
+        **({BEST_PREFIX + metric: extremes[metric]} if metric in extremes else {}),
+        **row,
+    }
+
+
+_SAME = (
+    "applied_steps",
+    "skipped_steps",
+    "train_s",
+    "wall_s",
+    "step_ms",
+    "samples_per_s",
+    "loss_scale",
+    "effective_precision",
+    "effective_share",
+    "peak_memory_bytes",
+    "device",
+    "node",
+    "init_digest",
+    "data_digest",
+)
+"""Columns of ``trials`` that a report has under the same name."""
+
+
+def reported(stage: Stage, report: Mapping[str, Any]) -> Row:
+    """One report of a trial's history."""
+    return {
+        "trial_id": report["trial_id"],
+        "stage": stage,
+        "epoch": report["epoch"],
+        "step": report["step"],
+        "train_s": report["train_s"],
+        "train_loss": report["train_loss"],
+        **report["metrics"],
+        "learning_rate": report["learning_rate"],
+        "grad_norm": report["grad_norm"],
+        "loss_scale": report["loss_scale"],
+        "skipped_steps": report["skipped_steps"],
+        "samples_per_s": report["interval_samples_per_s"],
+    }
+
+
+def probed(result: Mapping[str, Any], num_cpus: float, num_gpus: float) -> Row:
+    """What the probe found for one precision."""
+    found = {name: value for name, value in result.items() if name != "metrics"}
+    where = {"trial_id": f"probe-{result['precision']}", "stage": "probe", "num_cpus": num_cpus, "num_gpus": num_gpus}
+    return {**where, **found, "started_at": now(), "ended_at": now()}
+
+
+def never_ran(trial: PlannedTrial, stage: Stage, status: Status, reason: str) -> Row:
+    """A trial that was asked for but not started, and why."""
+    return {**started(trial, stage, 0, 0), "status": status, "status_reason": reason, "ended_at": now()}

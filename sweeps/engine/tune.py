@@ -1,0 +1,208 @@
+"""The search as Ray Tune runs it: planned trials in, journal rows out."""
+
+import logging
+import os
+import pickle
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from ray import tune
+from ray.tune.experiment import Trial
+from ray.tune.search import Searcher
+
+from analysis.schema import Status
+from sweeps.engine import rows
+from sweeps.engine.cluster import Resources
+from sweeps.engine.failures import failure, surviving_memory_kills
+from sweeps.engine.recorder import Recorder
+from sweeps.engine.sweep import Sweep
+from sweeps.search.plan import PlannedTrial
+from sweeps.search.schedulers import make_scheduler
+from trainables.adapters.ray_tune import TuneTrial
+from trainables.loading import TaskSource
+from trainables.spec import TrialSpec
+
+
+class PlannedTrials(Searcher):
+    """Hands Tune the planned trials in their order.
+
+    Args:
+        trials: all trials of the search.
+    """
+
+    def __init__(self, trials: Sequence[PlannedTrial]) -> None:
+        super().__init__()
+        self._trials = iter(trials)
+
+    def suggest(self, trial_id: str) -> Any:
+        """The next trial's own fields of :class:`trainables.spec.TrialSpec`."""
+        trial = next(self._trials, None)
+        if trial is None:
+            return Searcher.FINISHED
+        own = {"trial_id": trial.trial_id, "config": trial.config, "precision": trial.precision, "seed": trial.seed}
+        return {"spec": own}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Nothing: the plan does not depend on results."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: a resumed sweep plans anew from its journal."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing, as for :meth:`save`."""
+
+
+class JournalCallback(tune.Callback):
+    """Records what Tune tells of its trials.
+
+    Args:
+        trials: the planned trials.
+        resources: of each.
+        metric, mode: what the sweep ranks by.
+        scheduler: name of what prunes, for the reason of a pruned trial.
+        recorder: takes the rows.
+    """
+
+    def __init__(
+        self,
+        trials: Sequence[PlannedTrial],
+        resources: Resources,
+        metric: str,
+        mode: Literal["max", "min"],
+        scheduler: str,
+        recorder: Recorder,
+    ) -> None:
+        self._planned = {trial.trial_id: trial for trial in trials}
+        self._resources, self._metric, self._mode = resources, metric, mode
+        self._scheduler, self._recorder = scheduler, recorder
+        self._last: dict[str, Mapping[str, Any]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles callbacks for a restore that is not used here, and a journal is an open file."""
+        return {}
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """A trial got its worker."""
+        planned = self._planned[trial.config["spec"]["trial_id"]]
+        row = rows.started(planned, "search", self._resources.num_cpus, self._resources.num_gpus)
+        self._recorder.record("trial", row)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        """A trial reported."""
+        report = result["report"]
+        self._last[report["trial_id"]] = report
+        if report["metrics"]:
+            self._recorder.record("report", rows.reported("search", report))
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """A trial ended by itself or was stopped by the scheduler."""
+        report = self._last.pop(trial.config["spec"]["trial_id"])
+        status, reason = report["status"], report["status_reason"]
+        if status == "running":
+            status, reason = "pruned", f"stopped by {self._scheduler} after epoch {report['epoch']:g}"
+        self._ended(trial, report, status, reason)
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """A trial's process died."""
+        status, reason = failure(_error_of(trial))
+        self._ended(trial, self._last.pop(trial.config["spec"]["trial_id"], None), status, reason)
+
+    def _ended(self, trial: Trial, report: Mapping[str, Any] | None, status: Status, reason: str | None) -> None:
+        trial_id = trial.config["spec"]["trial_id"]
+        self._recorder.record("trial", rows.ended(trial_id, report, status, reason, self._metric, self._mode))
+
+
+def _error_of(trial: Trial) -> BaseException:
+    """The error that Tune left in the trial's folder."""
+    try:
+        error = pickle.loads(Path(trial.pickled_error_file).read_bytes())
+    except Exception:
+        return RuntimeError("its error could not be read")
+    return error if isinstance(error, BaseException) else RuntimeError(str(error))
+
+
+def run_search(
+    sweep: Sweep,
+    source: TaskSource,
+    trials: Sequence[PlannedTrial],
+    resources: Resources,
+    metric: str,
+    mode: Literal["max", "min"],
+    recorder: Recorder,
+) -> None:
+    """Runs the planned trials on the cluster, pruned by the sweep's scheduler, and records all that they report.
+
+    Args:
+        sweep: its scheduler and budget.
+        source: the task.
+        trials: what to run.
+        resources: of each trial.
+        metric, mode: what is ranked by.
+        recorder: takes the rows.
+    """
+    template = TrialSpec("", source, {}, "", 0, sweep.budget, resources.num_cpus, resources.num_gpus).to_dict()
+    shared = {name: template[name] for name in ("task", "budget", "num_cpus", "num_gpus")}
+    name = sweep.scheduler if isinstance(sweep.scheduler, str) else type(sweep.scheduler).__name__
+    callback = JournalCallback(trials, resources, metric, mode, name, recorder)
+    with (
+        tempfile.TemporaryDirectory(prefix="ampsweep-") as scratch,
+        _quiet_tune(resources.slots),
+        surviving_memory_kills(),
+    ):
+        trainable = tune.with_resources(
+            tune.with_parameters(TuneTrial, shared=shared), {"cpu": resources.num_cpus, "gpu": resources.num_gpus}
+        )
+        tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(
+                search_alg=PlannedTrials(trials),
+                scheduler=make_scheduler(sweep, metric, mode, sweep.max_reports),
+                num_samples=len(trials),
+                reuse_actors=True,
+                trial_dirname_creator=_trial_id,
+            ),
+            run_config=tune.RunConfig(
+                storage_path=scratch,
+                verbose=0,
+                callbacks=[callback],
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            ),
+        ).fit()
+
+
+def _trial_id(trial: Trial) -> str:
+    return str(trial.config["spec"]["trial_id"])
+
+
+@contextmanager
+def _quiet_tune(slots: int) -> Iterator[None]:
+    """Tune without loggers, progress output and snapshots of its own: the journal is what a sweep is resumed from."""
+    settings = {
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        "TUNE_GLOBAL_CHECKPOINT_S": str(10**9),
+        "TUNE_MAX_PENDING_TRIALS_PG": str(max(16, 2 * slots)),
+        "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+        "TUNE_WARN_THRESHOLD_S": "60",
+        "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that failed has no metric
+        "RAY_AIR_NEW_OUTPUT": "0",
+    }
+    before = {name: os.environ.get(name) for name in settings}
+    loggers = {name: logging.getLogger(name).level for name in ("ray.tune", "ray.train")}
+    os.environ.update(settings)
+    for name in loggers:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for name, level in loggers.items():
+            logging.getLogger(name).setLevel(level)
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)

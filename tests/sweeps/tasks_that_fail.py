@@ -1,0 +1,36 @@
+"""A task that goes wrong in the way its configuration names; shipped to workers as users' files are."""
+
+import os
+import signal
+
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from trainables import Task
+
+
+def build(config):
+    fault = config.get("fault", "none")
+    if fault == "build":
+        raise ValueError("planted in build")
+    if fault == "memory":
+        torch.empty(2**46)  # 256 TiB
+    inputs = torch.linspace(-1, 1, 256 * 8).reshape(256, 8).sin()
+    labels = (inputs.sum(1) > 0).long()
+    data = TensorDataset(inputs, labels)
+    return Task(nn.Linear(8, 2), data, data, loss=Loss(fault))
+
+
+class Loss:
+    def __init__(self, fault):
+        self.fault, self.calls = fault, 0
+
+    def __call__(self, outputs, batch):
+        self.calls += 1
+        if self.fault == "raise" and self.calls > 3:
+            raise RuntimeError("planted in the fourth call")
+        if self.fault == "kill" and self.calls > 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        loss = nn.functional.cross_entropy(outputs, batch[-1])
+        return loss * float("nan") if self.fault == "diverge" and self.calls > 3 else loss

@@ -1,0 +1,204 @@
+"""The commands as a user types them: processes, exit codes, what they print."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from analysis import load
+
+ROOT = Path(__file__).parent.parent.parent
+AMPSWEEP = str(Path(sys.executable).parent / "ampsweep")
+
+
+def command(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(words, cwd=cwd, capture_output=True, text=True, timeout=240, check=False)
+
+
+def python(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return command(sys.executable, *words, cwd=cwd)
+
+
+@pytest.mark.parametrize("script", [("-m", "sweeps.digits"), ("sweeps/digits.py",)])
+def test_help_explains_every_field(script: tuple[str, ...]):
+    import dataclasses
+
+    from sweeps import Confirm, Sweep
+
+    done = python(*script, "--help")
+    assert done.returncode == 0
+    fields = [field.name for field in dataclasses.fields(Sweep) if field.name != "confirm"]
+    fields += [f"confirm_{field.name}" for field in dataclasses.fields(Confirm)]
+    for name in fields:
+        assert f"--{name.replace('_', '-')}" in done.stdout
+
+
+def test_help_imports_neither_torch_nor_ray():
+    program = (
+        "import runpy, sys\n"
+        "sys.argv = ['digits', '--help']\n"
+        "try: runpy.run_module('sweeps.digits', run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "print({'torch', 'ray', 'pandas'} & set(sys.modules))\n"
+    )
+    assert python("-c", program).stdout.endswith("set()\n")
+
+
+def test_dry_run_lists_trials_and_writes_nothing(tmp_path: Path):
+    done = python("-m", "sweeps.digits", "--dry-run", "--num-trials", "4", "--storage", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "4 trials of 2 configurations, at most 12 epochs each" in done.stdout
+    assert "search-0001-fp32" in done.stdout or "search-0000-fp32" in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--precisions", "bf17-mixed"], "bf16-mixed"),
+        (["--num-trails", "3"], "--num-trials"),
+        (["--num-trials", "0"], "num"),
+        (["--task", "trainables.tasks.digits:bild"], "build"),
+        (["--task", "no_such_module:build"], "no_such_module"),
+        (["--task", "no/such/file.py:build"], "no/such/file.py"),
+        (["--space", "learning_rate=loguniform:1:0.1"], "learning_rate"),
+        (["--points", "no/such/points.jsonl"], "points"),
+        (["--storage", "/proc/none"], "storage"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(words: list[str], expected: str, tmp_path: Path):
+    done = python("-m", "sweeps.digits", "--storage", str(tmp_path), *words)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: ")
+    assert expected in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_commands_are_listed_and_misspelt_ones_refused():
+    assert all(name in command(AMPSWEEP, "--help").stdout for name in ("run", "probe", "report"))
+    done = command(AMPSWEEP, "rum")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+
+
+def test_report_of_no_results_is_one_line(tmp_path: Path):
+    done = command(AMPSWEEP, "report", str(tmp_path))
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert str(tmp_path) in done.stderr
+
+
+OWN_TASK = '''
+import torch
+from torch.utils.data import TensorDataset
+from trainables import Task
+
+def build(config):
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(512, 16, generator=generator)
+    labels = (inputs @ torch.randn(16, 4, generator=generator)).argmax(1)
+    model = torch.nn.Sequential(
+        torch.nn.Linear(16, config["hidden"]), torch.nn.ReLU(), torch.nn.Linear(config["hidden"], 4)
+    )
+    return Task(model, TensorDataset(inputs[:384], labels[:384]), TensorDataset(inputs[384:], labels[384:]))
+'''
+
+
+@pytest.mark.ray
+def test_a_task_outside_the_project_runs_to_a_verdict(ray_address: str, tmp_path: Path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "file.py").write_text(OWN_TASK)
+    space = ["--space", "learning_rate=loguniform:1e-4:1e-2", "--space", "hidden=choice:128,256"]
+    small = ["--num-trials", "4", "--max-epochs", "2", "--confirm-num-seeds", "2", "--precisions", "fp32,bf16-mixed"]
+    done = command(AMPSWEEP, "run", "elsewhere/file.py:build", *space, *small, "--run-name", "own", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "bf16-mixed" in done.stdout
+    assert "runs/own" in done.stdout
+    results = load(tmp_path / "runs" / "own")
+    assert set(results.trials["stage"]) == {"probe", "search", "confirm"}
+    assert set(results.trials["config/hidden"].dropna()) <= {128, 256}
+    assert len(results.history) > 0
+    assert set(results.verdicts["verdict"]) <= {"PASS", "FAIL", "UNDERPOWERED", "INVALID"}
+    assert results.sweeps[0]["metric"] == "val_accuracy"
+
+    report = command(AMPSWEEP, "report", str(tmp_path / "runs" / "own"))
+    assert report.returncode == 0, report.stderr
+    assert results.verdicts["verdict"].iloc[0] in report.stdout
+    passed = command(AMPSWEEP, "report", str(tmp_path / "runs" / "own"), "--require-pass", "bf16-mixed")
+    assert passed.returncode == (0 if (results.verdicts["verdict"] == "PASS").any() else 3)
+
+
+@pytest.mark.ray
+def test_probe_tells_of_every_precision_of_the_ladder(ray_address: str, tmp_path: Path):
+    from trainables.ladder import LADDER
+
+    words = ["trainables.tasks.digits:build", "--space", "width=8", "--storage", str(tmp_path), "--run-name", "probe"]
+    done = command(AMPSWEEP, "probe", *words)
+    assert done.returncode == 0, done.stderr
+    table = done.stdout.split("\nProbe\n")[1]
+    assert all(name in table for name in LADDER)
+    rows = load(tmp_path / "probe").trials.set_index("precision")
+    assert set(rows.index) == set(LADDER)
+    assert set(rows["stage"]) == {"probe"}
+    left_out = rows[rows["status"] != "completed"]
+    assert left_out["status_reason"].notna().all()
+    assert rows.loc["fp32", "step_ms"] > 0
+
+
+@pytest.mark.ray
+def test_a_search_in_which_nothing_completes_exits_with_1(ray_address: str, tmp_path: Path):
+    task = Path(__file__).parent / "tasks_that_fail.py"
+    words = ["--space", "fault=diverge", "--precisions", "fp32", "--num-trials", "2", "--storage", str(tmp_path)]
+    done = command(AMPSWEEP, "run", f"{task}:build", *words, "--run-name", "diverged")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert set(load(tmp_path / "diverged").trials.query("stage == 'search'")["status"]) == {"diverged"}
+
+
+@pytest.mark.ray
+def test_ray_ending_a_trial_for_memory_is_a_row_and_the_others_go_on(tmp_path: Path):
+    """Ray's own memory monitor, with a threshold a few GiB above what the machine uses now; a Ray of its own."""
+    (tmp_path / "hog.py").write_text(HOG)
+    (tmp_path / "points.jsonl").write_text('{"hog": 0}\n{"hog": 1}\n{"hog": 2}\n{"hog": 3}\n')
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    environment |= {"RAY_memory_usage_threshold": f"{_threshold():.4f}", "RAY_memory_monitor_refresh_ms": "100"}
+    words = [AMPSWEEP, "run", "hog.py:build", "--points", "points.jsonl", "--precisions", "fp32", "--stage", "search"]
+    done = subprocess.run(
+        [*words, "--max-epochs", "1", "--run-name", "hog"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr
+    searched = load(tmp_path / "runs" / "hog").trials.query("stage == 'search'").set_index("config/hog")
+    assert dict(searched["status"]) == {0: "completed", 1: "out_of_memory", 2: "completed", 3: "completed"}
+    assert "Ray ended the process" in searched.loc[1, "status_reason"]
+
+
+HOG = '''
+import time
+import torch
+from torch.utils.data import TensorDataset
+from trainables import Task
+
+def build(config):
+    if config["hog"] == 1:
+        held = []
+        for _ in range(40):  # 10 GiB at most, in pieces that leave the monitor time to see them
+            held.append(torch.ones(2**26))
+            time.sleep(0.1)
+        time.sleep(20)
+    inputs, labels = torch.randn(64, 8), torch.zeros(64, dtype=torch.int64)
+    data = TensorDataset(inputs, labels)
+    return Task(torch.nn.Linear(8, 2), data, data)
+'''
+
+
+def _threshold(spare_bytes: float = 3.5e9) -> float:
+    lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
+    known = {words[0].rstrip(":"): 1024 * int(words[1]) for words in lines}
+    return (known["MemTotal"] - known["MemAvailable"] + spare_bytes) / known["MemTotal"]

@@ -1,0 +1,215 @@
+"""Whole sweeps, small ones, on a real Ray."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis import load
+from sweeps import Confirm, Sweep, SweepError, choice, loguniform, run
+from sweeps.search.plan import plan_search
+from trainables.loading import TaskError, find_task
+from trainables.spec import Budget, TrialSpec
+
+pytestmark = pytest.mark.ray
+HERE = Path(__file__).parent
+
+
+def points(path: Path, rows: list[dict]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def digits(ray_address: str, tmp_path_factory: pytest.TempPathFactory):
+    """A sweep over digits with everything in it, and its results."""
+    sweep = Sweep(
+        name="tiny",
+        task="trainables.tasks.digits:build",
+        space={"learning_rate": loguniform(1e-3, 1e-2), "width": choice([4, 8])},
+        precisions=("bf16-mixed", "fp16-mixed", "fp8-rowwise", "fp32"),
+        metric="val_accuracy",
+        num_trials=8,
+        max_epochs=4,
+        reduction_factor=2,
+        confirm=Confirm(num_seeds=2, target_speedup=100.0, margin=0.2),
+        storage=str(tmp_path_factory.mktemp("runs")),
+        run_name="first",
+        seed=3,
+    )
+    return sweep, run(sweep)
+
+
+def test_every_planned_trial_is_a_row_and_ends(digits):
+    sweep, results = digits
+    searched = results.trials[results.trials["stage"] == "search"]
+    usable = list(results.trials.query("stage == 'probe' and status == 'completed'")["precision"])
+    assert "fp32" in usable
+    assert sorted(searched["trial_id"]) == sorted(trial.trial_id for trial in plan_search(sweep, usable))
+    assert set(searched["status"]) <= {"completed", "pruned"}
+    assert (searched["effective_precision"] == searched["precision"]).all()
+    assert searched[["val_accuracy", "best_val_accuracy", "val_loss", "step_ms", "peak_memory_bytes"]].notna().to_numpy().all()
+    assert (searched["ended_at"] >= searched["started_at"]).all()
+
+
+def test_asha_pruned_by_its_rungs(digits):
+    _, results = digits
+    searched = results.trials[results.trials["stage"] == "search"]
+    reports = results.history[results.history["stage"] == "search"].groupby("trial_id").size()
+    lengths = searched.set_index("trial_id")["epochs"].astype(int)
+    pd.testing.assert_series_equal(reports.sort_index(), lengths.sort_index(), check_names=False, check_dtype=False)
+    pruned = searched[searched["status"] == "pruned"]
+    assert len(pruned) > 0
+    assert set(pruned["epochs"]) <= {1.0, 2.0}  # the rungs of (grace 1, factor 2, max 4)
+    assert (searched[searched["status"] == "completed"]["epochs"] == 4).all()
+    assert pruned["status_reason"].str.startswith("stopped by asha").all()
+
+
+def test_precisions_left_out_are_rows_with_a_reason(digits):
+    _, results = digits
+    probed = results.trials[results.trials["stage"] == "probe"].set_index("precision")
+    assert set(probed.index) == {"bf16-mixed", "fp16-mixed", "fp8-rowwise", "fp32"}
+    assert probed.loc["fp8-rowwise", "status"] == "unsupported"
+    assert probed.loc["fp8-rowwise", "status_reason"]
+    assert probed.loc["fp32", "status"] == "completed"
+    assert "fp8-rowwise" not in set(results.trials[results.trials["stage"] != "probe"]["precision"])
+
+
+def test_confirm_pairs_every_winner_in_every_precision(digits):
+    sweep, results = digits
+    confirmed = results.trials[results.trials["stage"] == "confirm"]
+    usable = set(results.trials.query("stage == 'probe' and status == 'completed'")["precision"])
+    assert set(confirmed["precision"]) == usable
+    assert (confirmed["status"] == "completed").all()
+    assert (confirmed["epochs"] == sweep.max_epochs).all()
+    for _, block in confirmed.groupby("block_id"):
+        assert sorted(block["precision"]) == sorted(usable)
+        assert block["init_digest"].nunique() == block["data_digest"].nunique() == 1
+    assert confirmed.groupby("config_id")["seed"].nunique().eq(2).all()
+    searched = results.trials[results.trials["stage"] == "search"]
+    assert not set(confirmed["seed"]) & set(searched["seed"])
+
+
+def test_the_winners_are_the_best_of_each_precision(digits):
+    _, results = digits
+    searched = results.trials[results.trials["stage"] == "search"]
+    best = set()
+    for _, group in searched.groupby("precision"):
+        ranked = group.sort_values(["best_val_accuracy", "val_loss"], ascending=[False, True])
+        best.add(ranked.iloc[0]["config_id"])
+    assert set(results.trials[results.trials["stage"] == "confirm"]["config_id"]) == best
+
+
+def test_examples_average_to_the_metric(digits):
+    _, results = digits
+    for trial in results.trials[results.trials["stage"] == "confirm"].itertuples():
+        values = results.examples(trial.trial_id)
+        assert values.shape == (results.examples(trial.trial_id).size,)
+        assert set(np.unique(values)) <= {0.0, 1.0}
+        assert values.mean() == pytest.approx(trial.val_accuracy, abs=1e-12)
+
+
+def test_timings_hold_every_arm_and_the_copy(digits):
+    _, results = digits
+    usable = set(results.trials.query("stage == 'probe' and status == 'completed'")["precision"])
+    assert (results.timings["status"] == "completed").all()
+    for _, block in results.timings.groupby("block_id"):
+        assert set(block[~block["is_copy"]]["precision"]) == usable
+        assert list(block[block["is_copy"]]["precision"]) == ["fp32"]
+        assert block["window_ms"].map(len).ge(8).all()
+        assert block["init_digest"].nunique() == block["data_digest"].nunique() == 1
+
+
+def test_verdicts_cover_each_arm(digits):
+    _, results = digits
+    usable = set(results.trials.query("stage == 'probe' and status == 'completed'")["precision"]) - {"fp32"}
+    assert set(results.verdicts["precision"]) == usable
+    assert set(results.verdicts["baseline"]) == {"fp32"}
+    assert (results.verdicts["num_pairs"] == 2).all()
+    assert not (results.verdicts["verdict"] == "PASS").any()  # nobody is 100 times faster
+    assert results.verdicts["reason"].str.len().gt(20).all()
+
+
+def test_a_searched_trial_reports_what_the_same_trial_reports_by_itself(digits):
+    """Worker processes that Tune reuses, trials of other precisions before: the figures are those of a lone run."""
+    from trainables.trial import run_trial
+
+    sweep, results = digits
+    searched = results.trials[(results.trials["stage"] == "search") & (results.trials["status"] == "completed")]
+    planned = {trial.trial_id: trial for trial in plan_search(sweep, ["fp32", "bf16-mixed"])}
+    source = find_task(sweep.task)
+    for trial_id in searched["trial_id"]:
+        trial = planned[trial_id]
+        spec = TrialSpec(trial_id, source, trial.config, trial.precision, trial.seed, Budget(max_epochs=4))
+        alone = [(report.train_loss, report.metrics["val_loss"]) for report in run_trial(spec)]
+        history = results.history[results.history["trial_id"] == trial_id]
+        assert list(zip(history["train_loss"], history["val_loss"], strict=True)) == alone
+
+
+def test_a_run_name_is_used_once(digits):
+    sweep, _ = digits
+    with pytest.raises(SweepError, match="run_name: must be new"):
+        run(sweep)
+
+
+def test_faults_are_rows_and_the_others_go_on(ray_address: str, tmp_path: Path):
+    faults = ["none", "diverge", "raise", "memory", "build", "kill", "none"]
+    sweep = Sweep(
+        name="faults",
+        task=f"{HERE / 'tasks_that_fail.py'}:build",
+        space={},
+        precisions=("fp32",),
+        points=points(tmp_path / "points.jsonl", [{"learning_rate": 0.01, "fault": f, "n": i} for i, f in enumerate(faults)]),
+        max_epochs=2,
+        scheduler="fifo",
+        stage="search",
+        storage=str(tmp_path),
+        run_name="faults",
+    )
+    results = run(sweep)
+    ends = results.trials[results.trials["stage"] == "search"].sort_values("config/n")
+    assert list(ends["status"]) == ["completed", "diverged", "errored", "out_of_memory", "errored", "lost", "completed"]
+    reasons = list(ends["status_reason"])
+    assert "loss became nan" in reasons[1]
+    assert "RuntimeError: planted in the fourth call (tasks_that_fail.py:" in reasons[2]
+    assert "planted in build" in reasons[4]
+    assert all(isinstance(reason, str) and "\n" not in reason for reason in reasons[1:6])
+
+
+def test_a_task_that_cannot_be_built_ends_the_sweep_before_a_trial(ray_address: str, tmp_path: Path):
+    sweep = Sweep(
+        name="broken",
+        task=f"{HERE / 'tasks_that_fail.py'}:build",
+        space={"fault": "build"},
+        precisions=("fp32",),
+        storage=str(tmp_path),
+        run_name="broken",
+    )
+    with pytest.raises(TaskError, match="planted in build"):
+        run(sweep)
+    assert load(tmp_path / "broken").trials.empty
+
+
+def test_an_unknown_metric_ends_the_sweep_before_a_trial(ray_address: str, tmp_path: Path):
+    sweep = Sweep(
+        name="metric",
+        task="trainables.tasks.digits:build",
+        space={},
+        precisions=("fp32",),
+        metric="val_acuracy",
+        stage="search",
+        storage=str(tmp_path),
+        run_name="metric",
+    )
+    with pytest.raises(SweepError, match=r"metric.*val_accuracy"):
+        run(sweep)
+
+
+def test_more_than_any_node_has_is_refused(ray_address: str, tmp_path: Path):
+    sweep = Sweep(
+        name="big", task="trainables.tasks.digits:build", space={}, cpus_per_trial=64, storage=str(tmp_path), run_name="big"
+    )
+    with pytest.raises(SweepError, match=r"cpus_per_trial.*2 CPUs"):
+        run(sweep)
