@@ -1,0 +1,231 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from journals import arm, timing, trial, write_examples, write_sweep
+
+from analysis import ResultsError, load
+from analysis.schema import HISTORY_COLUMNS, TIMING_COLUMNS, TRIAL_COLUMNS, VERDICT_COLUMNS
+
+
+def report(trial_id, step, **columns):
+    return {"kind": "report", "trial_id": trial_id, "stage": "search", "step": step, **columns}
+
+
+def append(folder, text):
+    with (folder / "journal" / "20261123T101500-7-1.jsonl").open("a") as file:
+        file.write(text)
+
+
+def test_later_lines_override_the_keys_they_carry(tmp_path):
+    first = [
+        trial("a", stage="search", status="running", seed=3, config={"learning_rate": 0.1}),
+        trial("b", status="running"),
+    ]
+    later = [trial("a", status="completed", val_accuracy=0.9, started_at="2026-11-23T10:15:00.5+00:00")]
+    trials = load(write_sweep(tmp_path, first, later)).trials
+    assert trials["trial_id"].tolist() == ["a", "b"]
+    assert trials["status"].tolist() == ["completed", "running"]
+    assert trials["seed"].tolist() == [3, pd.NA]
+    assert trials["config/learning_rate"][0] == 0.1
+    assert trials["started_at"][0] == pd.Timestamp("2026-11-23T10:15:00.5Z")
+    assert trials["sweep"].unique().tolist() == ["digits-1"]
+    assert np.isnan(trials["val_accuracy"][1])
+
+
+def test_segments_are_read_by_number_and_writers_by_name(tmp_path):
+    folder = write_sweep(tmp_path)
+    for name, seed in (("20261124-1-1", 99), ("20261123-1-10", 10), ("20261123-1-9", 9)):
+        (folder / "journal" / f"{name}.jsonl").write_text(json.dumps(trial("a", seed=seed)) + "\n")
+    assert load(folder).trials["seed"].tolist() == [99]
+    (folder / "journal" / "20261124-1-1.jsonl").unlink()
+    assert load(folder).trials["seed"].tolist() == [10]
+
+
+def test_of_two_reports_of_a_step_the_later_wins_and_trials_keep_their_order(tmp_path):
+    records = [trial("b"), trial("a"), report("a", 2, val_accuracy=0.2), report("b", 1, val_accuracy=0.5)]
+    records += [
+        report("a", 1, val_accuracy=0.1),
+        report("a", 2, val_accuracy=0.3),
+        report("a", None),
+        report("a", None),
+    ]
+    history = load(write_sweep(tmp_path, records)).history
+    assert history["trial_id"].tolist() == ["b", "a", "a", "a", "a"]
+    assert history["step"].tolist() == [1, 1, 2, pd.NA, pd.NA]
+    assert history["val_accuracy"].tolist()[:3] == [0.5, 0.1, 0.3]
+
+
+def test_a_torn_last_line_is_dropped(tmp_path):
+    folder = write_sweep(tmp_path, [trial("a", status="running")])
+    append(folder, '{"kind": "trial", "trial_id": "a", "stat')
+    assert load(folder).trials["status"].tolist() == ["running"]
+
+
+def test_a_last_line_that_lacks_only_its_newline_counts(tmp_path):
+    folder = write_sweep(tmp_path, [trial("a", status="running")])
+    append(folder, json.dumps(trial("a", status="lost")))
+    assert load(folder).trials["status"].tolist() == ["lost"]
+
+
+@pytest.mark.parametrize(
+    "bad", ['{"kind": "tri', "[1, 2]", '{"kind": "trial"}', '{"status": "x"}', '{"a": 1}, {"b": 2}', "\x00"]
+)
+def test_a_malformed_line_elsewhere_is_named(tmp_path, bad):
+    folder = write_sweep(tmp_path, [trial("a")])
+    append(folder, bad + "\n" + json.dumps(trial("b")) + "\n")
+    with pytest.raises(ResultsError, match=r"-7-1\.jsonl:2: not a record of the journal") as error:
+        load(folder)
+    assert "\n" not in str(error.value)
+
+
+def test_unknown_kinds_keys_and_blank_lines_are_ignored(tmp_path):
+    folder = write_sweep(tmp_path, [{"kind": "weather", "rain": True}, trial("a", mood="good")])
+    append(folder, "\n\n")
+    trials = load(folder).trials
+    assert trials["trial_id"].tolist() == ["a"]
+    assert "mood" not in trials
+
+
+def test_hyperparameters_of_any_type(tmp_path):
+    configs = [
+        {"i": 1, "n": 1, "s": "x", "b": True, "mixed": 1, "big": 2**70},
+        {"i": 2, "n": 0.5, "s": "y", "b": False, "mixed": "auto"},
+    ]
+    rows = [trial(str(n), config=config) for n, config in enumerate(configs)] + [trial("none")]
+    trials = load(write_sweep(tmp_path, rows, space={"n": {}, "never": {}})).trials
+    dtypes = {name.removeprefix("config/"): str(trials[name].dtype) for name in trials if name.startswith("config/")}
+    assert list(dtypes) == ["n", "never", "i", "s", "b", "mixed", "big"]
+    assert dtypes == {
+        "n": "float64",
+        "never": "object",
+        "i": "Int64",
+        "s": "string",
+        "b": "boolean",
+        "mixed": "object",
+        "big": "object",
+    }
+    assert trials["config/mixed"].tolist() == [1, "auto", None]
+    assert trials["config/i"].tolist() == [1, 2, pd.NA]
+
+
+def test_every_metric_is_a_column_behind_val_loss(tmp_path):
+    rows = [trial("a", val_f1=1, val_accuracy=0.5, best_val_accuracy=0.6), report("a", 1, val_f1=None, val_accuracy=1)]
+    results = load(write_sweep(tmp_path, rows))
+    at = list(results.trials).index("val_loss")
+    assert list(results.trials)[at : at + 5] == [
+        "val_loss",
+        "val_accuracy",
+        "val_f1",
+        "best_val_accuracy",
+        "loss_scale",
+    ]
+    assert results.trials["val_f1"].dtype == results.history["val_f1"].dtype == "float64"
+
+
+def test_an_empty_sweep_has_every_column_and_type(tmp_path):
+    empty = load(write_sweep(tmp_path / "empty"))
+    for frame, columns in (
+        (empty.trials, TRIAL_COLUMNS),
+        (empty.history, HISTORY_COLUMNS),
+        (empty.timings, TIMING_COLUMNS),
+    ):
+        assert len(frame) == 0
+        assert {name: str(frame[name].dtype) for name in columns} == columns
+    assert {name: str(dtype) for name, dtype in empty.verdicts.dtypes.items()} == VERDICT_COLUMNS
+    assert "best_val_accuracy" in empty.trials
+    full = load(write_sweep(tmp_path / "full", [trial("a"), report("a", 1), timing("c", 0, [arm("fp32", [1.0])])]))
+    for name in ("trials", "history", "timings"):
+        assert getattr(full, name).dtypes.to_dict() == getattr(empty, name).dtypes.to_dict()
+
+
+def test_timings_have_a_row_per_arm(tmp_path):
+    blocks = [
+        timing("c", 0, [arm("fp32", [10.0, 30.0, 20.0]), arm("bf16-mixed", [5.0, 5.0, 8.0])], contended=None),
+        timing("c", 1, [], status="out_of_memory", status_reason="needs 90 GB"),
+        timing("c", 2, [arm("fp32", [9.0])], status="errored"),
+        timing("c", 2, [arm("fp32", [7.0])]),
+    ]
+    timings = load(write_sweep(tmp_path, blocks)).timings
+    assert timings["seed"].tolist() == [0, 0, 1, 2]
+    assert timings["step_ms"].tolist()[:2] == [20.0, 5.0]
+    assert timings["samples_per_s"].tolist()[:2] == [3200.0, 12800.0]
+    assert timings["window_ms"][1] == [5.0, 5.0, 8.0]
+    assert timings["contended"].isna().tolist() == [True, True, False, False]
+    assert timings["precision"].isna().tolist() == [False, False, True, False]
+    assert np.isnan(timings["step_ms"][2])
+    assert timings["step_ms"][3] == 7.0
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (lambda path: None, "no such folder"),
+        (lambda path: path.mkdir(), "the folder is empty"),
+        (lambda path: path.write_text("x"), "not a folder"),
+        (lambda path: (path.mkdir(), (path / "x").touch()), "it has no sweep.json"),
+        (lambda path: write_sweep(path / "digits-9"), r"it holds 1; pass one, such as .*digits-9"),
+        (lambda path: write_sweep(path, schema=2), "schema 2, and this ampsweep reads up to 1; upgrade ampsweep"),
+        (lambda path: write_sweep(path, schema="1"), "schema is '1'"),
+        (lambda path: write_sweep(path, mode="best"), "mode is 'best'; expected max or min"),
+        (lambda path: write_sweep(path, metric=None), "metric is None"),
+        (lambda path: write_sweep(path, baselines="fp32"), "baselines is 'fp32'; expected a list"),
+        (lambda path: write_sweep(path, [trial("a", config=[1])]), r":1: not a record of the journal"),
+        (lambda path: write_sweep(path, [timing("c", 0, [arm("fp32", ["x"])])]), r":1: not a record of the journal"),
+        (lambda path: write_sweep(path, [trial("a", steps=2**70)]), "column steps: not every value is Int64"),
+        (lambda path: (write_sweep(path) / "sweep.json").write_text("{"), "not valid JSON"),
+        (lambda path: (write_sweep(path) / "sweep.json").write_text("[]"), "expected a JSON object, got list"),
+        (lambda path: write_sweep(path, [trial("a", steps="many")]), "column steps: not every value is Int64"),
+        (lambda path: write_sweep(path, [trial("a", val_loss="low")]), "column val_loss: not every value is float64"),
+    ],
+)
+def test_bad_input_is_one_clear_line(tmp_path, prepare, message):
+    prepare(tmp_path / "run")
+    with pytest.raises(ResultsError, match=message) as error:
+        load(tmp_path / "run")
+    assert "\n" not in str(error.value)
+    assert isinstance(error.value, ValueError)
+
+
+def test_nothing_and_remote_folders_are_refused():
+    with pytest.raises(ResultsError, match="no folder given"):
+        load()
+    with pytest.raises(ResultsError, match=r"s3://bucket/run: only local folders"):
+        load("s3://bucket/run")
+
+
+def test_several_sweeps_are_stacked(tmp_path):
+    one = write_sweep(tmp_path / "1", [trial("t", config={"x": 1}), report("t", 1)])
+    two = write_sweep(
+        tmp_path / "2", [trial("t", config={"x": 0.5}), report("t", 1)], run_name="other", metric="val_f1"
+    )
+    results = load(one, two)
+    assert results.trials["sweep"].tolist() == results.history["sweep"].tolist() == ["digits-1", "other"]
+    assert results.trials["config/x"].tolist() == [1.0, 0.5]
+    assert {"best_val_accuracy", "best_val_f1"} <= set(results.trials)
+    with pytest.raises(ResultsError, match="runs of the same name"):
+        load(one, one)
+
+
+def test_examples_are_read_when_asked_for(tmp_path):
+    folder = write_sweep(tmp_path, [trial("t")])
+    write_examples(folder, "t", [1, 0, 1])
+    results = load(folder)
+    examples = results.examples("t")
+    assert examples is not None
+    assert examples.tolist() == [1.0, 0.0, 1.0]
+    assert results.examples("u") is None
+    (folder / "examples" / "t.npy").write_bytes(b"torn")
+    with pytest.raises(ResultsError, match=r"t\.npy: not a NumPy array"):
+        results.examples("t")
+    with pytest.raises(ResultsError, match="sweep='x' is not among the loaded ones"):
+        results.examples("t", "x")
+
+
+def test_the_schema_imports_nothing_heavy():
+    heavy = "('numpy', 'pandas', 'scipy', 'torch', 'ray')"
+    code = f"import sys, analysis.schema; print([name for name in {heavy} if name in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

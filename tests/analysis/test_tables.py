@@ -1,0 +1,66 @@
+import io
+
+import pytest
+from journals import arm, run, timing, trial, write_sweep
+from rich.console import Console
+
+from analysis import load
+from analysis.tables import print_report
+
+SPREAD = (-0.002, 0.0, 0.002)
+REASON = "fp8-rowwise needs a GPU of compute capability 8.9 or higher; this one has 8.0 and is named so in its driver"
+
+
+def report(folder, width):
+    out = io.StringIO()
+    print_report(load(folder), Console(file=out, width=width))
+    return out.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    records = [trial("p", stage="probe", precision="fp8-rowwise", status="unsupported", status_reason=REASON)]
+    for number in range(2):
+        failed = {"status": "out_of_memory", "status_reason": "[Errno 12] needs 90 GB"}
+        records.append(trial(f"s{number}", stage="search", precision="fp16-mixed", **failed))
+    for seed, gain in enumerate(SPREAD):
+        records += [run("c1", seed, "fp32", 0.9, config={"width": 64}), run("c1", seed, "bf16-mixed", 0.9 + gain)]
+        windows = [10.0 + 0.01 * seed] * 8
+        arms = [arm("fp32", [20.0] * 8), arm("bf16-mixed", windows), arm("fp32", [20.0 + 0.1 * seed] * 8, is_copy=True)]
+        records.append(timing("c1", seed, arms))
+    records.append(timing("c1", 9, [], status="errored", status_reason="CUDA error"))
+    return write_sweep(tmp_path, records)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_report_is_plain_text_with_nothing_cut_short(folder, width):
+    text = report(folder, width)
+    assert "\x1b" not in text
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= width
+    flat = " ".join(text.split())
+    assert "PASS bf16-mixed against fp32, c1: 2.00x as fast as fp32 (1.99 to 2.00)" in flat
+    assert "1.99 to 2.00 -0.005 to +0.005" in flat
+    assert REASON.split(";")[0] in flat
+    for words in (
+        "out of memory 2 [Errno 12] needs 90 GB",
+        "timing all errored 1 CUDA error",
+        "Exploratory",
+        "Best trial",
+    ):
+        assert words in flat
+
+
+def test_report_of_an_empty_sweep(tmp_path):
+    text = report(write_sweep(tmp_path), 80)
+    assert "digits-1, val_accuracy (max), 0 trials" in text
+    assert "No verdict: nothing was confirmed." in text
+
+
+def test_report_of_several_sweeps_says_which(folder, tmp_path):
+    other = write_sweep(tmp_path / "other", [run("c1", 0, "fp32", 0.5, val_f1=0.5)], run_name="other", metric="val_f1")
+    out = io.StringIO()
+    print_report(load(folder, other), Console(file=out, width=120))
+    flat = " ".join(out.getvalue().split())
+    assert "digits-1, val_accuracy (max) on H200" in flat
+    assert "other, val_f1 (max) on H200" in flat
