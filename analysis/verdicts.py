@@ -101,7 +101,7 @@ def _against(precision: str, baseline: str, baselines: Sequence[str]) -> bool:
 def ranking(trials: pd.DataFrame, metric: str, mode: str) -> dict[str, list[str]]:
     """Each precision's configurations, best first, by the search stage; of equal ones the lower loss, then the name."""
     kept = (trials["stage"] == "search") & trials["status"].isin(["completed", "pruned"])
-    search = trials[kept & np.isfinite(trials[BEST_PREFIX + metric])]
+    search = trials[kept & np.isfinite(trials[BEST_PREFIX + metric])].dropna(subset=["config_id"])
     by = [BEST_PREFIX + metric, "val_loss", "config_id"]
     search = search.sort_values(by, ascending=[mode == "min", True, True], kind="stable")
     return {

@@ -89,7 +89,7 @@ def test_report_of_no_results_is_one_line(tmp_path: Path):
     assert str(tmp_path) in done.stderr
 
 
-OWN_TASK = '''
+OWN_TASK = """
 import torch
 from torch.utils.data import TensorDataset
 from trainables import Task
@@ -102,7 +102,7 @@ def build(config):
         torch.nn.Linear(16, config["hidden"]), torch.nn.ReLU(), torch.nn.Linear(config["hidden"], 4)
     )
     return Task(model, TensorDataset(inputs[:384], labels[:384]), TensorDataset(inputs[384:], labels[384:]))
-'''
+"""
 
 
 @pytest.mark.ray
@@ -179,7 +179,7 @@ def test_ray_ending_a_trial_for_memory_is_a_row_and_the_others_go_on(tmp_path: P
     assert "Ray ended the process" in searched.loc[1, "status_reason"]
 
 
-HOG = '''
+HOG = """
 import time
 import torch
 from torch.utils.data import TensorDataset
@@ -195,7 +195,7 @@ def build(config):
     inputs, labels = torch.randn(64, 8), torch.zeros(64, dtype=torch.int64)
     data = TensorDataset(inputs, labels)
     return Task(torch.nn.Linear(8, 2), data, data)
-'''
+"""
 
 
 def _threshold(spare_bytes: float = 3.5e9) -> float:

@@ -50,7 +50,12 @@ def test_every_planned_trial_is_a_row_and_ends(digits):
     assert sorted(searched["trial_id"]) == sorted(trial.trial_id for trial in plan_search(sweep, usable))
     assert set(searched["status"]) <= {"completed", "pruned"}
     assert (searched["effective_precision"] == searched["precision"]).all()
-    assert searched[["val_accuracy", "best_val_accuracy", "val_loss", "step_ms", "peak_memory_bytes"]].notna().to_numpy().all()
+    assert (
+        searched[["val_accuracy", "best_val_accuracy", "val_loss", "step_ms", "peak_memory_bytes"]]
+        .notna()
+        .to_numpy()
+        .all()
+    )
     assert (searched["ended_at"] >= searched["started_at"]).all()
 
 
@@ -161,7 +166,9 @@ def test_faults_are_rows_and_the_others_go_on(ray_address: str, tmp_path: Path):
         task=f"{HERE / 'tasks_that_fail.py'}:build",
         space={},
         precisions=("fp32",),
-        points=points(tmp_path / "points.jsonl", [{"learning_rate": 0.01, "fault": f, "n": i} for i, f in enumerate(faults)]),
+        points=points(
+            tmp_path / "points.jsonl", [{"learning_rate": 0.01, "fault": f, "n": i} for i, f in enumerate(faults)]
+        ),
         max_epochs=2,
         scheduler="fifo",
         stage="search",
@@ -209,7 +216,12 @@ def test_an_unknown_metric_ends_the_sweep_before_a_trial(ray_address: str, tmp_p
 
 def test_more_than_any_node_has_is_refused(ray_address: str, tmp_path: Path):
     sweep = Sweep(
-        name="big", task="trainables.tasks.digits:build", space={}, cpus_per_trial=64, storage=str(tmp_path), run_name="big"
+        name="big",
+        task="trainables.tasks.digits:build",
+        space={},
+        cpus_per_trial=64,
+        storage=str(tmp_path),
+        run_name="big",
     )
     with pytest.raises(SweepError, match=r"cpus_per_trial.*2 CPUs"):
         run(sweep)

@@ -1,0 +1,79 @@
+"""The README keeps its word: every command in it runs, every link leads somewhere."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", README, re.S) for line in block.splitlines() if line]
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
+
+EXIT_CODES = {"ampsweep report runs/quick --require-pass bf16-mixed": {0, 3}}
+"""Commands whose exit code depends on the machine; all others must exit with 0."""
+
+
+def test_commands_were_found():
+    assert len(COMMANDS) >= 10
+    assert len(PYTHON) == 3
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("make ")])
+def test_make_commands_are_what_the_makefile_runs(command: str):
+    """Make itself is run by whoever runs these tests; here, that its recipe is one that the tests run elsewhere."""
+    plan = subprocess.run([*shlex.split(command), "-n"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    recipes = {
+        "make demo": "-m sweeps.digits",
+        "make test": "-m pytest",
+        "make lint": "mypy",
+        "make bench": "-m benchmarks.demo",
+    }
+    assert recipes[command] in plan
+
+
+@pytest.mark.ray
+def test_every_other_command_runs_in_its_order(ray_address: str, tmp_path: Path):
+    for source in PYTHON:
+        name = re.match(r"# (\w+\.py)\n", source)
+        if name:
+            (tmp_path / name.group(1)).write_text(source)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    for command in COMMANDS:
+        if command.startswith("make "):
+            continue
+        words = shlex.split(command)
+        if words[:2] == ["ampsweep", "run"]:
+            words += [
+                "--num-trials",
+                "4",
+                "--max-epochs",
+                "2",
+                "--confirm-num-seeds",
+                "2",
+                "--precisions",
+                "fp32,bf16-mixed",
+            ]
+        done = subprocess.run(
+            words,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            env={**os.environ, "PATH": path},
+            check=False,
+        )
+        assert done.returncode in EXIT_CODES.get(command, {0}), f"{command}\n{done.stdout}\n{done.stderr}"
+        assert "Traceback" not in done.stderr, command
+    program = next(source for source in PYTHON if "analysis" in source)
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, timeout=60)
+
+
+@pytest.mark.parametrize("link", re.findall(r"\]\(([^)#]+)\)", README))
+def test_links_lead_somewhere(link: str):
+    assert link.startswith("https://") or (ROOT / link).exists()
