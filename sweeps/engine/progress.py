@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Literal
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
 from rich.text import Text
 
 from analysis.schema import Kind
@@ -26,7 +28,7 @@ class Progress:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
+        self._live: Live | None = None
         self._tally = Tally("", 0)
         self._shown_at = -math.inf
         self._last_line = ""
@@ -46,14 +48,15 @@ class Progress:
         self._tally = Tally(name, total, self._metric, self._mode)
         self.say(f"{name:<8}{what}")
         self._shown_at = time.monotonic()
-        if self._live is not None:
+        if self._console.is_terminal:
+            self._live = Live(self._tally.block(), console=self._console, refresh_per_second=4, transient=True)
             self._live.start()
 
     def saw(self, kind: Kind, row: Mapping[str, Any]) -> None:
         """Takes in a row as it goes into the journal."""
         self._tally.saw(kind, row)
         if self._live is not None:
-            self._live.update(Text(self._tally.line()))
+            self._live.update(self._tally.block())
         elif self._tally.num_done and time.monotonic() - self._shown_at >= PLAIN_EVERY_S:
             self._say_tally()
 
@@ -113,18 +116,26 @@ class Tally:
 
     def line(self) -> str:
         """One line: done of all, by state, the best so far, the time left."""
-        counts = Counter(self._states.values())
-        states = ", ".join(f"{count} {state.replace('_', ' ')}" for state, count in sorted(counts.items()))
-        parts = [f"{self.name:<8}{self.num_done}/{self.total}", states]
-        if self._best:
-            shown = ", ".join(f"{precision} {value:.4g}" for precision, value in sorted(self._best.items()))
-            parts.append(f"best {self._metric}: {shown}")
-        if self.num_done < self.total:
-            parts.append(f"{self._left()} left")
+        parts = [f"{self.name:<8}{self.num_done}/{self.total}", self._by_state(), self._best_so_far(), self._left()]
         return " | ".join(part for part in parts if part)
 
+    def block(self) -> Group:
+        """The same with a bar, for a terminal."""
+        bar = Table.grid(padding=(0, 1, 0, 0))
+        done = f"{self.num_done}/{self.total}"
+        bar.add_row(f"{self.name:<7}", ProgressBar(self.total, self.num_done, width=40), done, self._left())
+        return Group(bar, *(Text(f"        {part}") for part in (self._by_state(), self._best_so_far()) if part))
+
+    def _by_state(self) -> str:
+        counts = Counter(self._states.values())
+        return ", ".join(f"{count} {state.replace('_', ' ')}" for state, count in sorted(counts.items()))
+
+    def _best_so_far(self) -> str:
+        shown = ", ".join(f"{precision} {value:.4g}" for precision, value in sorted(self._best.items()))
+        return f"best {self._metric}: {shown}" if shown else ""
+
     def _left(self) -> str:
-        if not self.num_done:
-            return "unknown time"
+        if not self.num_done or self.num_done >= self.total:
+            return ""
         seconds = (time.monotonic() - self._started) / self.num_done * (self.total - self.num_done)
-        return f"about {seconds:.0f} s" if seconds < 100 else f"about {seconds / 60:.0f} min"
+        return f"about {seconds:.0f} s left" if seconds < 100 else f"about {seconds / 60:.0f} min left"

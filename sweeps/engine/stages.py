@@ -44,7 +44,9 @@ def run(sweep: Sweep, console: Console | None = None) -> "Results":
         recorder = Recorder(journal, progress)
         progress.say(f"sweep   {sweep.name}: {sweep.task}, {len(trials)} trials; results go to {folder}")
         # What the task's metrics are, only the probe can tell; until then the results rank by what every task has.
-        write_declaration(folder, _declaration(sweep, folder, metric=sweep.metric or "val_loss", mode=sweep.mode or "min"))
+        write_declaration(
+            folder, _declaration(sweep, folder, metric=sweep.metric or "val_loss", mode=sweep.mode or "min")
+        )
         with connected(sweep) as resources:
             _Run(sweep, source, resources, recorder).stages()
     from analysis import load  # pandas, which nothing before needs
@@ -133,7 +135,8 @@ class _Run:
         used = {trial.seed for trial in searched}
         trials = plan_confirm(configs, usable, self.sweep.confirm.num_seeds, self.sweep.seed, used)
         blocks = len({trial.block_id for trial in trials})
-        what = f"{len(configs)} best configurations, {len(trials)} full runs and {blocks} timed pairs"
+        best = "the best configuration" if len(configs) == 1 else f"the {len(configs)} best configurations"
+        what = f"{best} again: {len(trials)} full runs and {blocks} timed pairs"
         self.recorder.progress.stage("confirm", len(trials) + blocks, what)
         confirmation = Confirmation(self.source, self.sweep.budget, self.resources, metric, mode, self.recorder)
         confirmation.run_trials(trials)

@@ -31,7 +31,7 @@ class Asha(FIFOScheduler):
     """
 
     def __init__(self, rule: SuccessiveHalving, metric: str, mode: str) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.rule = rule
         self._metric: str = metric
         self._mode = mode

@@ -1,0 +1,61 @@
+"""What a dead process is called, and how many trials fit on a cluster."""
+
+import pytest
+import ray.exceptions
+
+from sweeps import Sweep, SweepError
+from sweeps.engine.cluster import _resources
+from sweeps.engine.failures import MemoryKill, failure
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "reason"),
+    [
+        (
+            MemoryKill(error_msg="Memory on the node (IP: x) was 3.80GB used / 23.54GB limit (0.16); and\nmore"),
+            "out_of_memory",
+            "3.80GB used / 23.54GB limit",
+        ),
+        (ray.exceptions.OutOfMemoryError("killed"), "out_of_memory", "low on memory"),
+        (ray.exceptions.ActorDiedError(), "lost", "went away"),
+        (ray.exceptions.WorkerCrashedError(), "lost", "went away"),
+        (ray.exceptions.NodeDiedError("gone"), "lost", "gone"),
+        (ValueError("planted"), "errored", "ValueError: planted"),
+    ],
+)
+def test_failures_have_a_status_and_a_reason_of_one_line(error: BaseException, status: str, reason: str):
+    found, why = failure(error)
+    assert found == status
+    assert reason in why
+    assert "\n" not in why
+
+
+def sweep(**changes: object) -> Sweep:
+    return Sweep(name="s", task="m:f", space={}, **changes)
+
+
+NODES = [{"CPU": 16.0, "GPU": 2.0}, {"CPU": 4.0}]
+
+
+@pytest.mark.parametrize(
+    ("asked", "nodes", "gpus", "slots", "exclusive"),
+    [
+        ({}, NODES[1:], 0, 4, {"num_cpus": 4.0, "num_gpus": 0}),
+        ({}, NODES, 1, 2, {"num_cpus": 1, "num_gpus": 1}),
+        ({"gpus_per_trial": 0.25}, NODES, 0.25, 8, {"num_cpus": 1, "num_gpus": 1}),
+        ({"gpus_per_trial": 0.25, "cpus_per_trial": 4}, NODES, 0.25, 4, {"num_cpus": 4, "num_gpus": 1}),
+        ({"gpus_per_trial": 0}, NODES, 0, 20, {"num_cpus": 4.0, "num_gpus": 0}),
+        ({"gpus_per_trial": 0, "cpus_per_trial": 0.5}, NODES[1:], 0, 8, {"num_cpus": 4.0, "num_gpus": 0}),
+    ],
+)
+def test_resources_by_hand(asked: dict, nodes: list, gpus: float, slots: int, exclusive: dict):
+    found = _resources(sweep(**asked), nodes)
+    assert (found.num_gpus, found.slots, found.exclusive) == (gpus, slots, exclusive)
+
+
+@pytest.mark.parametrize(
+    "asked", [{"cpus_per_trial": 17}, {"gpus_per_trial": 3}, {"cpus_per_trial": 5, "gpus_per_trial": 3}]
+)
+def test_what_no_node_has_is_refused_with_what_they_have(asked: dict):
+    with pytest.raises(SweepError, match="16 CPUs and 2 GPUs"):
+        _resources(sweep(**asked), NODES)

@@ -1,0 +1,96 @@
+"""The journal's lines, and the mapping from reports to rows."""
+
+import json
+import math
+import os
+from pathlib import Path
+
+import pytest
+
+from analysis import load
+from analysis.schema import HISTORY_COLUMNS, TRIAL_COLUMNS
+from sweeps import Sweep, SweepError
+from sweeps.engine import rows
+from sweeps.engine.journal import Journal, write_declaration
+from sweeps.search.plan import PlannedTrial
+from trainables.report import TrialReport
+
+PLANNED = PlannedTrial(0, "search-0000-fp32", "abcd0123", "abcd0123-5", {"learning_rate": 0.1, "width": 8}, "fp32", 5)
+
+
+def report(**changes: object) -> dict:
+    known = {
+        "trial_id": PLANNED.trial_id,
+        "epoch": 1.0,
+        "step": 10,
+        "applied_steps": 9,
+        "skipped_steps": 1,
+        "metrics": {"val_accuracy": 0.5, "val_loss": 1.5},
+        "highest": {"val_accuracy": 0.75, "val_loss": 2.0},
+        "lowest": {"val_accuracy": 0.25, "val_loss": 1.0},
+        "train_loss": math.nan,
+    }
+    return TrialReport(**{**known, **changes}).to_dict()
+
+
+def lines(folder: Path) -> list[dict]:
+    (file,) = (folder / "journal").iterdir()
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def test_a_line_is_on_disk_as_soon_as_it_is_written_and_unknown_is_null(tmp_path: Path):
+    with Journal(tmp_path) as journal:
+        journal.write("report", {"trial_id": "a", "train_loss": math.nan, "val_loss": math.inf, "step": 3})
+        assert lines(tmp_path) == [{"kind": "report", "trial_id": "a", "train_loss": None, "val_loss": None, "step": 3}]
+
+
+def test_two_writers_have_files_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with Journal(tmp_path) as first:
+        monkeypatch.setattr(os, "getpid", lambda: 1)
+        with Journal(tmp_path) as second:
+            first.write("trial", {"trial_id": "a"})
+            second.write("trial", {"trial_id": "b"})
+    assert len(list((tmp_path / "journal").iterdir())) == 2
+
+
+def test_a_folder_that_cannot_be_written_is_refused():
+    with pytest.raises(SweepError, match="storage: must be a folder that can be written"):
+        Journal(Path("/proc/ampsweep"))
+
+
+@pytest.mark.parametrize(("mode", "best"), [("max", 0.75), ("min", 0.25)])
+def test_rows_load_as_the_schema_says(tmp_path: Path, mode: str, best: float):
+    with Journal(tmp_path / "run") as journal:
+        journal.write("trial", rows.started(PLANNED, "search", 1, 0))
+        journal.write("report", rows.reported("search", report()))
+        journal.write("trial", rows.ended(PLANNED.trial_id, report(), "pruned", "why", "val_accuracy", mode))
+    sweep = Sweep(name="s", task="m:f", space={"learning_rate": 0.1, "width": 8})
+    write_declaration(tmp_path / "run", {**sweep.to_json(), "run_name": "run", "metric": "val_accuracy", "mode": mode})
+    results = load(tmp_path / "run")
+    (trial,) = results.trials.to_dict("records")
+    assert trial["status"] == "pruned"
+    assert trial["best_val_accuracy"] == best
+    assert (trial["config/learning_rate"], trial["config/width"]) == (0.1, 8)
+    assert (trial["steps"], trial["applied_steps"], trial["skipped_steps"], trial["epochs"]) == (10, 9, 1, 1.0)
+    assert trial["started_at"] <= trial["ended_at"]
+    (history,) = results.history.to_dict("records")
+    assert math.isnan(history["train_loss"])
+    assert history["val_accuracy"] == 0.5
+
+
+def test_every_row_uses_names_of_the_schema():
+    free = {"config", "val_accuracy", "best_val_accuracy"}
+    written = rows.started(PLANNED, "search", 1, 0) | rows.ended(
+        "a", report(), "completed", None, "val_accuracy", "max"
+    )
+    assert set(written) - free <= set(TRIAL_COLUMNS)
+    assert set(rows.reported("search", report())) - free <= set(HISTORY_COLUMNS)
+    result = {"precision": "fp32", "status": "completed", "step_ms": 1.0, "metrics": ("val_loss",)}
+    assert set(rows.probed(result, 1, 0)) <= set(TRIAL_COLUMNS)
+
+
+def test_a_declaration_is_replaced_whole(tmp_path: Path):
+    write_declaration(tmp_path, {"schema": 1})
+    write_declaration(tmp_path, {"schema": 1, "metric": "val_loss"})
+    assert [path.name for path in tmp_path.iterdir()] == ["sweep.json"]
+    assert json.loads((tmp_path / "sweep.json").read_text())["metric"] == "val_loss"

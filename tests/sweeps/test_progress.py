@@ -1,0 +1,70 @@
+"""What progress shows, counted from rows, on a terminal and without one."""
+
+import io
+
+from rich.console import Console
+
+from sweeps.engine.progress import Progress, Tally
+
+
+def trial(trial_id: str, status: str, precision: str = "fp32") -> dict:
+    return {"trial_id": trial_id, "status": status, "precision": precision}
+
+
+def test_tally_counts_states_and_keeps_the_best_of_each_precision():
+    tally = Tally("search", 4, "val_accuracy", "max")
+    for row in (trial("a", "running"), trial("b", "running", "bf16-mixed"), trial("c", "running")):
+        tally.saw("trial", row)
+    for trial_id, value in (("a", 0.5), ("b", 0.75), ("a", 0.25), ("c", float("nan")), ("c", None)):
+        tally.saw("report", {"trial_id": trial_id, "val_accuracy": value})
+    tally.saw("trial", {"trial_id": "a", "status": "pruned"})
+    assert tally.num_done == 1
+    line = tally.line()
+    assert "1/4" in line
+    assert "1 pruned, 2 running" in line
+    assert "best val_accuracy: bf16-mixed 0.75, fp32 0.5" in line
+    assert "left" in line
+
+
+def test_the_best_is_the_lowest_where_lower_is_better():
+    tally = Tally("search", 1, "val_loss", "min")
+    tally.saw("trial", trial("a", "running"))
+    for value in (0.5, 0.25, 0.75):
+        tally.saw("report", {"trial_id": "a", "val_loss": value})
+    assert "fp32 0.25" in tally.line()
+
+
+def test_timings_count_beside_trials():
+    tally = Tally("confirm", 2)
+    tally.saw("trial", trial("a", "completed"))
+    tally.saw("timing", {"block_id": "b", "status": "completed"})
+    assert tally.num_done == 2
+    assert "left" not in tally.line()
+
+
+def show(is_terminal: bool) -> str:
+    out = io.StringIO()
+    with Progress(Console(file=out, force_terminal=is_terminal, width=60)) as progress:
+        progress.stage("search", 2, "two trials")
+        progress.ranks_by("val_accuracy", "max")
+        progress.saw("trial", trial("a", "running"))
+        progress.saw("trial", trial("a", "completed"))
+        progress.stage("confirm", 1, "one more")
+        progress.saw("trial", trial("b", "completed"))
+    return out.getvalue()
+
+
+def test_without_a_terminal_there_are_only_plain_lines():
+    text = show(is_terminal=False)
+    assert "\x1b" not in text
+    lines = text.splitlines()
+    assert [line.split()[0] for line in lines] == ["search", "search", "confirm", "confirm"]
+    assert lines[1] == "search  1/2 | 1 completed | about 0 s left"
+    assert lines[3] == "confirm 1/1 | 1 completed"
+
+
+def test_a_terminal_is_redrawn_and_keeps_a_line_of_each_stage():
+    text = show(is_terminal=True)
+    assert "\x1b[" in text
+    assert "search  1/2 | 1 completed" in text
+    assert "confirm 1/1 | 1 completed" in text
