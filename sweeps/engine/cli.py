@@ -1,6 +1,7 @@
 """The command line: what a sweep script's ``main`` does, and ``ampsweep run``, ``probe`` and ``report``."""
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
@@ -50,12 +51,14 @@ def ampsweep(argv: Sequence[str] | None = None) -> NoReturn:
 
 
 def _exit(command: Callable[[], int]) -> NoReturn:
+    # A spot notice, `ray job stop` and Kubernetes end a driver so; it is to leave in good order, as for Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         sys.exit(command())
     except (SweepError, TaskError, ResultsError) as error:
         _fail(str(error), BAD_INPUT)
     except KeyboardInterrupt:
-        _fail("interrupted; what was measured so far is kept", FAILED)
+        _fail("interrupted; what was measured so far is kept, --resume goes on with it", FAILED)
 
 
 def _fail(message: str, code: int) -> NoReturn:
@@ -71,15 +74,14 @@ def _run(sweep: Sweep) -> int:
         return 0
     from rich.console import Console
 
-    from sweeps.engine.stages import run, run_folder
+    from sweeps.engine.stages import run
 
-    folder = run_folder(sweep)
     results = run(sweep)
     from analysis.tables import print_report
 
     console = Console()
     print_report(results, console)
-    console.print(f"results: {folder}", highlight=False, soft_wrap=True)
+    console.print(f"results: {', '.join(map(str, results.folders.values()))}", highlight=False, soft_wrap=True)
     return _exit_code(sweep, results)
 
 
@@ -92,7 +94,9 @@ def _exit_code(sweep: Sweep, results: "Results") -> int:
     if not searched["status"].isin(["completed", "pruned"]).any():
         return FAILED
     confirms = sweep.stage == "confirm" and sweep.confirm is not None
-    return FAILED if confirms and not (results.verdicts["num_pairs"] > 0).any() else 0
+    confirmed = trials[(trials["stage"] == "confirm") & (trials["status"] == "completed")]
+    paired = confirmed.groupby("block_id")["precision"].nunique().gt(1).any()
+    return FAILED if confirms and not (paired and (results.timings["status"] == "completed").any()) else 0
 
 
 def _probe(argv: list[str]) -> int:

@@ -3,6 +3,8 @@
 import logging
 import math
 import os
+import signal
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,12 +54,15 @@ def connected(sweep: Sweep) -> Iterator[Resources]:
     import ray
 
     ours = not ray.is_initialized()
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     if ours:
         starts_here = sweep.address is None and not os.environ.get("RAY_ADDRESS")
         local: dict[str, Any] = {"include_dashboard": False} if starts_here else {"address": sweep.address}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=True, **local)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own handler exits at once, with the signal's number
     try:
         yield _resources(sweep, [node["Resources"] for node in ray.nodes() if node["Alive"]])
     finally:

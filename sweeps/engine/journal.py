@@ -1,43 +1,56 @@
 """The journal: every fact of a sweep as a line of JSON, flushed as it happens; the driver is its only writer."""
 
 import datetime
+import fcntl
 import json
 import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 from analysis.schema import JOURNAL_DIR, SWEEP_FILE, Kind
 from sweeps.search.checks import refuse
 
+LOCK_FILE = "lock"
+
 
 class Journal:
-    """Appends to ``<folder>/journal/<writer>-<sequence>.jsonl``.
+    """Appends to ``<folder>/journal/<writer>-0.jsonl``, and keeps other drivers out of the folder.
 
     Args:
         folder: of the run; made if need be.
 
     Raises:
-        SweepError: the folder cannot be written.
+        SweepError: the folder cannot be written, or another driver is writing it.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        writer = f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
+        self._writer = f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
+        self._file: TextIO | None = None
         try:
             (folder / JOURNAL_DIR).mkdir(parents=True, exist_ok=True)
-            self._file = (folder / JOURNAL_DIR / f"{writer}-0.jsonl").open("a", encoding="utf-8")
+            self._lock = (folder / LOCK_FILE).open("a")
         except OSError as error:
             refuse(
                 "storage", f"must be a folder that can be written ({error.strerror})", str(folder), "name another one"
+            )
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.close()
+            refuse(
+                "run_name", "must not be in use by another driver", folder.name, "wait for it, or choose another name"
             )
 
     def write(self, kind: Kind, row: Mapping[str, Any]) -> None:
         """Appends one line; numbers that are not finite become null, unknown."""
         finite = {key: None if is_unknown(value) else value for key, value in row.items()}
         line = json.dumps({"kind": kind, **finite}, default=str, allow_nan=False)
+        if self._file is None:
+            self._file = (self.folder / JOURNAL_DIR / f"{self._writer}-0.jsonl").open("a", encoding="utf-8")
         self._file.write(line + "\n")
         self._file.flush()
 
@@ -45,9 +58,10 @@ class Journal:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
+        if self._file is not None:
+            os.fsync(self._file.fileno())
+            self._file.close()
+        self._lock.close()  # the lock goes with it, as it does when the process dies
 
 
 def is_unknown(value: Any) -> bool:

@@ -14,6 +14,7 @@ from sweeps.engine.journal import Journal, write_declaration
 from sweeps.engine.probe import ladder_order, run_probe
 from sweeps.engine.progress import Progress
 from sweeps.engine.recorder import Recorder
+from sweeps.engine.resume import Past, find_run, read_past, task_digest
 from sweeps.engine.sweep import Sweep
 from sweeps.search.checks import refuse
 from sweeps.search.plan import PlannedTrial, plan_confirm, plan_left_out, plan_search
@@ -39,16 +40,15 @@ def run(sweep: Sweep, console: Console | None = None) -> "Results":
     """
     source = find_task(sweep.task)
     trials = plan_search(sweep, ladder_order(sweep.precisions))  # bad points are found out before Ray starts
-    folder = run_folder(sweep)
+    folder = find_run(sweep) if sweep.resume else run_folder(sweep)
     with Journal(folder) as journal, Progress(console or Console()) as progress:
-        recorder = Recorder(journal, progress)
-        progress.say(f"sweep   {sweep.name}: {sweep.task}, {len(trials)} trials; results go to {folder}")
-        # What the task's metrics are, only the probe can tell; until then the results rank by what every task has.
-        write_declaration(
-            folder, _declaration(sweep, folder, metric=sweep.metric or "val_loss", mode=sweep.mode or "min")
-        )
+        past = read_past(folder, sweep, source) if sweep.resume else Past()
+        begun = f"goes on in {folder}, {len(past.ended)} trials done" if sweep.resume else f"results go to {folder}"
+        progress.say(f"sweep   {sweep.name}: {sweep.task}, {len(trials)} trials; {begun}")
+        this = _Run(sweep, source, past, Recorder(journal, progress))
+        this.declare(past.metric or sweep.metric or "val_loss", past.mode if past.metric else sweep.mode or "min")
         with connected(sweep) as resources:
-            _Run(sweep, source, resources, recorder).stages()
+            this.stages(resources)
     from analysis import load  # pandas, which nothing before needs
 
     return load(folder)
@@ -63,68 +63,77 @@ def run_folder(sweep: Sweep) -> Path:
     name = sweep.run_name or f"{sweep.name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
     folder = Path(sweep.storage) / name
     if folder.exists() and any(folder.iterdir()):
-        refuse("run_name", "must be new", name, f"choose another name: {folder} exists")
+        refuse("run_name", f"must be new in {sweep.storage}", name, "choose another name, or go on with it by --resume")
     return folder
-
-
-def _declaration(sweep: Sweep, folder: Path, **resolved: Any) -> dict[str, Any]:
-    return {**sweep.to_json(), "run_name": folder.name, "started_at": rows.now(), **resolved}
 
 
 @dataclass(frozen=True)
 class _Run:
-    """A sweep on its cluster.
+    """A run of a sweep.
 
     Args:
         sweep: what was declared.
         source: its task.
-        resources: of each trial.
+        past: what was recorded before, where the run goes on.
         recorder: takes all that happens.
     """
 
     sweep: Sweep
     source: TaskSource
-    resources: Resources
+    past: Past
     recorder: Recorder
 
-    def stages(self) -> None:
-        """The stages in their order, up to the last one asked for."""
-        usable, metric, mode = self._probe()
-        if self.sweep.stage == "probe" or not usable:
-            return
-        self._search(usable, metric, mode)
-        if self.sweep.stage == "confirm" and self.sweep.confirm is not None:
-            self._confirm(usable, metric, mode)
+    def declare(self, metric: str, mode: Literal["max", "min"], **more: Any) -> None:
+        """Writes ``sweep.json``: the sweep, with what its trials are ranked by.
 
-    def _probe(self) -> tuple[list[str], str, Literal["max", "min"]]:
+        Which metrics the task has, only the probe can tell; until then ``val_loss`` stands in, which every task has.
+        """
+        folder = self.recorder.journal.folder
+        resolved = {"run_name": folder.name, "metric": metric, "mode": mode, "probed": self.past.usable is not None}
+        write_declaration(folder, {**self.sweep.to_json(), **task_digest(self.source), **resolved, **more})
+
+    def stages(self, resources: Resources) -> None:
+        """The stages in their order, up to the last one asked for."""
+        usable, metric, mode = self._probe(resources)
+        if self.sweep.stage != "probe" and usable:
+            self._search(resources, usable, metric, mode)
+            if self.sweep.stage == "confirm" and self.sweep.confirm is not None:
+                self._confirm(resources, usable, metric, mode)
+        self.declare(metric, mode, probed=True, ended_at=rows.now())
+
+    def _probe(self, resources: Resources) -> tuple[list[str], str, Literal["max", "min"]]:
         """The precisions that remain, and what the task's trials are ranked by."""
+        progress = self.recorder.progress
+        if self.past.usable is not None:
+            progress.ranks_by(self.past.metric, self.past.mode)
+            return self.past.usable, self.past.metric, self.past.mode
         names = ladder_order(self.sweep.precisions)
         first = next(iter(plan_search(self.sweep, names)), None)
-        self.recorder.progress.stage("probe", len(names), f"a few steps in {', '.join(names)}")
-        results = run_probe(
-            probe_spec(self.sweep, self.source, first, self.resources), names, self.resources, self.recorder
-        )
+        progress.stage("probe", len(names), f"a few steps in {', '.join(names)}")
+        results = run_probe(probe_spec(self.sweep, self.source, first, resources), names, resources, self.recorder)
         for result in results:
-            self.recorder.progress.say("  " + describe_probe(result))
+            progress.say("  " + describe_probe(result))
         metrics = next((result["metrics"] for result in results if result["metrics"]), ())
         metric, mode = self.sweep.metric_and_mode([name for name in metrics if name != "val_loss"])
-        folder = self.recorder.journal.folder
-        write_declaration(folder, _declaration(self.sweep, folder, metric=metric, mode=mode))
-        self.recorder.progress.ranks_by(metric, mode)
+        self.declare(metric, mode, probed=True)
+        progress.ranks_by(metric, mode)
         return [result["precision"] for result in results if result["status"] == "completed"], metric, mode
 
-    def _search(self, usable: Sequence[str], metric: str, mode: Literal["max", "min"]) -> None:
+    def _search(self, resources: Resources, usable: Sequence[str], metric: str, mode: Literal["max", "min"]) -> None:
         from sweeps.engine.tune import run_search
 
-        trials = plan_search(self.sweep, usable)
-        what = f"{len(trials)} trials in {', '.join(usable)}; {self.resources.slots} at once"
-        self.recorder.progress.stage("search", len(trials), what)
-        for trial in plan_left_out(self.sweep, usable):
+        trials = [trial for trial in plan_search(self.sweep, usable) if trial.trial_id not in self.past.ended]
+        left_out = [trial for trial in plan_left_out(self.sweep, usable) if trial.trial_id not in self.past.ended]
+        if not trials and not left_out:
+            return
+        what = f"{len(trials)} trials in {', '.join(usable)}; {resources.slots} at once"
+        self.recorder.progress.stage("search", len(trials) + len(left_out), what)
+        for trial in left_out:
             reason = f"the probe left {trial.precision} out"
             self.recorder.record("trial", rows.never_ran(trial, "search", "excluded", reason))
-        run_search(self.sweep, self.source, trials, self.resources, metric, mode, self.recorder)
+        run_search(self.sweep, self.source, trials, self.past.reports, resources, metric, mode, self.recorder)
 
-    def _confirm(self, usable: Sequence[str], metric: str, mode: Literal["max", "min"]) -> None:
+    def _confirm(self, resources: Resources, usable: Sequence[str], metric: str, mode: Literal["max", "min"]) -> None:
         from sweeps.engine.confirm import Confirmation
 
         assert self.sweep.confirm is not None
@@ -134,13 +143,17 @@ class _Run:
             return
         used = {trial.seed for trial in searched}
         trials = plan_confirm(configs, usable, self.sweep.confirm.num_seeds, self.sweep.seed, used)
-        blocks = len({trial.block_id for trial in trials})
+        untimed = [trial for trial in trials if trial.block_id not in self.past.timed]
+        trials = [trial for trial in trials if trial.trial_id not in self.past.ended]
+        blocks = len({trial.block_id for trial in untimed})
+        if not trials and not blocks:
+            return
         best = "the best configuration" if len(configs) == 1 else f"the {len(configs)} best configurations"
         what = f"{best} again: {len(trials)} full runs and {blocks} timed pairs"
         self.recorder.progress.stage("confirm", len(trials) + blocks, what)
-        confirmation = Confirmation(self.source, self.sweep.budget, self.resources, metric, mode, self.recorder)
+        confirmation = Confirmation(self.source, self.sweep.budget, resources, metric, mode, self.recorder)
         confirmation.run_trials(trials)
-        confirmation.time_blocks(trials, usable)
+        confirmation.time_blocks(untimed, usable)
 
 
 def probe_spec(sweep: Sweep, source: TaskSource, first: PlannedTrial | None, resources: Resources) -> TrialSpec:

@@ -21,7 +21,7 @@ from sweeps.engine.failures import failure, surviving_memory_kills
 from sweeps.engine.recorder import Recorder
 from sweeps.engine.sweep import Sweep
 from sweeps.search.plan import PlannedTrial
-from sweeps.search.schedulers import make_scheduler
+from sweeps.search.schedulers import Asha, make_scheduler
 from trainables.adapters.ray_tune import TuneTrial
 from trainables.loading import TaskSource
 from trainables.spec import TrialSpec
@@ -131,6 +131,7 @@ def run_search(
     sweep: Sweep,
     source: TaskSource,
     trials: Sequence[PlannedTrial],
+    past: Sequence[tuple[str, str, int, float]],
     resources: Resources,
     metric: str,
     mode: Literal["max", "min"],
@@ -142,6 +143,7 @@ def run_search(
         sweep: its scheduler and budget.
         source: the task.
         trials: what to run.
+        past: reports from before an interruption, as :class:`sweeps.engine.resume.Past` keeps them.
         resources: of each trial.
         metric, mode: what is ranked by.
         recorder: takes the rows.
@@ -149,6 +151,9 @@ def run_search(
     template = TrialSpec("", source, {}, "", 0, sweep.budget, resources.num_cpus, resources.num_gpus).to_dict()
     shared = {name: template[name] for name in ("task", "budget", "num_cpus", "num_gpus")}
     name = sweep.scheduler if isinstance(sweep.scheduler, str) else type(sweep.scheduler).__name__
+    scheduler = make_scheduler(sweep, metric, mode, sweep.max_reports)
+    if isinstance(scheduler, Asha):
+        scheduler.replay(past)
     callback = JournalCallback(trials, resources, metric, mode, name, recorder)
     with (
         tempfile.TemporaryDirectory(prefix="ampsweep-") as scratch,
@@ -162,7 +167,7 @@ def run_search(
             trainable,
             tune_config=tune.TuneConfig(
                 search_alg=PlannedTrials(trials),
-                scheduler=make_scheduler(sweep, metric, mode, sweep.max_reports),
+                scheduler=scheduler,
                 num_samples=len(trials),
                 reuse_actors=True,
                 trial_dirname_creator=_trial_id,
@@ -191,6 +196,7 @@ def _quiet_tune(slots: int) -> Iterator[None]:
         "TUNE_WARN_THRESHOLD_S": "60",
         "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that failed has no metric
         "RAY_AIR_NEW_OUTPUT": "0",
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",  # else an interrupted search looks like a finished one
     }
     before = {name: os.environ.get(name) for name in settings}
     loggers = {name: logging.getLogger(name).level for name in ("ray.tune", "ray.train")}

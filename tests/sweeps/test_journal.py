@@ -44,12 +44,14 @@ def test_a_line_is_on_disk_as_soon_as_it_is_written_and_unknown_is_null(tmp_path
         assert lines(tmp_path) == [{"kind": "report", "trial_id": "a", "train_loss": None, "val_loss": None, "step": 3}]
 
 
-def test_two_writers_have_files_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_one_driver_at_a_time_and_a_file_for_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with Journal(tmp_path) as first:
-        monkeypatch.setattr(os, "getpid", lambda: 1)
-        with Journal(tmp_path) as second:
-            first.write("trial", {"trial_id": "a"})
-            second.write("trial", {"trial_id": "b"})
+        first.write("trial", {"trial_id": "a"})
+        with pytest.raises(SweepError, match="run_name: must not be in use by another driver"):
+            Journal(tmp_path)
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    with Journal(tmp_path) as second:
+        second.write("trial", {"trial_id": "b"})
     assert len(list((tmp_path / "journal").iterdir())) == 2
 
 

@@ -1,0 +1,165 @@
+"""Going on with an interrupted run: which one, whether it is of the same sweep, and what it has already recorded."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from analysis.journal import Journal as Recorded
+from analysis.journal import read_journal
+from analysis.schema import SWEEP_FILE, ResultsError
+from sweeps.engine.sweep import Sweep
+from sweeps.search.checks import refuse
+from trainables.loading import TaskSource
+
+SAME = (
+    "name",
+    "task",
+    "task_digest",
+    "space",
+    "precisions",
+    "num_trials",
+    "max_epochs",
+    "max_steps",
+    "report_every_steps",
+    "scheduler",
+    "grace_period",
+    "reduction_factor",
+    "searcher",
+    "points",
+    "seed",
+)
+"""What must be the same for a run to go on; resources, storage, the last stage and more confirming seeds may change."""
+
+
+@dataclass(frozen=True)
+class Past:
+    """What a run has recorded so far; empty for a new one.
+
+    Args:
+        usable: precisions that the probe left, ``None`` where it has not finished.
+        metric, mode: what trials are ranked by, once the probe has finished.
+        ended: ids of the trials that need not run again.
+        reports: of the search, in their order: precision, trial id, number of the report from 1, metric.
+        timed: ids of the blocks that have been timed.
+    """
+
+    usable: list[str] | None = None
+    metric: str = ""
+    mode: Literal["max", "min"] = "max"
+    ended: frozenset[str] = frozenset()
+    reports: list[tuple[str, str, int, float]] = field(default_factory=list)
+    timed: frozenset[str] = frozenset()
+
+
+def find_run(sweep: Sweep) -> Path:
+    """The folder of the run to go on with: the one named, else the sweep's newest that has not finished.
+
+    Raises:
+        SweepError: there is none, or it holds no results.
+    """
+    storage = Path(sweep.storage)
+    if sweep.run_name is not None:
+        folder = storage / sweep.run_name
+        if not (folder / SWEEP_FILE).is_file():
+            refuse(
+                "run_name", f"must be a run in {storage} for --resume", sweep.run_name, "leave --resume out to begin it"
+            )
+        return folder
+    for file in sorted(storage.glob(f"*/{SWEEP_FILE}"), key=lambda file: file.stat().st_mtime, reverse=True):
+        recorded = _read(file)
+        if recorded.get("name") == sweep.name and recorded.get("ended_at") is None:
+            return file.parent
+    refuse("resume", f"needs an unfinished run of {sweep.name!r} in {storage}", None, "leave --resume out to begin one")
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def read_past(folder: Path, sweep: Sweep, source: TaskSource) -> Past:
+    """What a run has recorded.
+
+    Args:
+        folder: of the run.
+        sweep: as it is declared now.
+        source: its task, as it is now.
+
+    Raises:
+        SweepError: the run is of another sweep, or cannot be read.
+    """
+    try:
+        recorded = read_journal(folder)
+    except ResultsError as error:
+        refuse("resume", f"needs results that can be read ({error})", str(folder), "begin a new run")
+    declared = json.loads(json.dumps(sweep.to_json() | task_digest(source), default=str))
+    _check_same(recorded.sweep, declared)
+    _check_unfinished(recorded.sweep, declared)
+    if not recorded.sweep.get("probed"):
+        return Past()
+    metric = recorded.sweep["metric"]
+    return Past(
+        usable=[t["precision"] for t in recorded.trials.values() if _probed(t) and t["status"] == "completed"],
+        metric=metric,
+        mode=recorded.sweep["mode"],
+        ended=frozenset(name for name, trial in recorded.trials.items() if trial["status"] != "running"),
+        reports=_numbered(recorded, metric),
+        timed=frozenset(record["block_id"] for record in recorded.timings.values() if record["status"] == "completed"),
+    )
+
+
+def task_digest(source: TaskSource) -> dict[str, str]:
+    """The fingerprint of a task file, so that a run does not go on with another task of the same name."""
+    import hashlib
+
+    return {"task_digest": hashlib.sha256(source.text.encode()).hexdigest()[:16]} if source.text is not None else {}
+
+
+def _probed(trial: Mapping[str, Any]) -> bool:
+    return bool(trial["stage"] == "probe")
+
+
+def _check_same(recorded: Mapping[str, Any], declared: Mapping[str, Any]) -> None:
+    for name in SAME:
+        if recorded.get(name) != declared.get(name):
+            condition = f"must be as in the run that goes on ({json.dumps(recorded.get(name))})"
+            refuse(name, condition, json.dumps(declared.get(name)), "change it back, or begin a new run")
+    asked = declared["metric"]
+    if recorded.get("probed") and asked not in (None, recorded["metric"]):
+        refuse("metric", f"must be as in the run that goes on ({recorded['metric']})", asked, "begin a new run")
+    for name in ("target_speedup", "margin"):
+        before, now = ((each.get("confirm") or {}).get(name) for each in (recorded, declared))
+        if before is not None and now is not None and before != now:
+            # Both were stated before the runs; changed after them, a verdict would mean nothing.
+            refuse(f"confirm.{name}", f"must be as in the run that goes on ({before})", now, "begin a new run")
+
+
+def _check_unfinished(recorded: Mapping[str, Any], declared: Mapping[str, Any]) -> None:
+    as_before = all(recorded.get(name) == declared[name] for name in ("confirm", "stage"))
+    if recorded.get("ended_at") is not None and as_before:
+        remedy = "raise confirm.num_seeds for more pairs, or begin a new run"
+        refuse("resume", f"needs a run that has not finished, as {recorded['run_name']} has", True, remedy)
+
+
+def _numbered(recorded: Recorded, metric: str) -> list[tuple[str, str, int, float]]:
+    seen: Counter[str] = Counter()
+    steps: set[tuple[str, Any]] = set()
+    reports = []
+    for report in recorded.reports:
+        key = (report["trial_id"], report.get("step"))
+        if report.get("stage") != "search" or key in steps:
+            continue
+        steps.add(key)
+        seen[report["trial_id"]] += 1
+        value = report.get(metric)
+        precision = recorded.trials[report["trial_id"]]["precision"]
+        reports.append(
+            (precision, report["trial_id"], seen[report["trial_id"]], float("nan") if value is None else value)
+        )
+    return reports
