@@ -1,7 +1,7 @@
 """Batches in an order that depends on the seed and the epoch alone, so that paired and resumed runs see the same."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -152,7 +152,7 @@ def _gatherer(
 def _hash_batch(batch: Batch, content: Any) -> None:
     if isinstance(batch, torch.Tensor):
         content.update(batch.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    elif isinstance(batch, Mapping):
+    elif isinstance(batch, dict):
         for value in batch.values():
             _hash_batch(value, content)
     elif isinstance(batch, tuple | list):

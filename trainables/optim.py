@@ -26,7 +26,7 @@ def learning_rate_factor(step: int, num_steps: int, warmup_frac: float, lr_sched
 
 
 def make_optimizer(task: Task, hyper: Hyperparameters) -> torch.optim.Optimizer:
-    """The fused optimizer over the task's parameter groups, or over all parameters that train.
+    """The optimizer, fused where that is right, over the task's parameter groups, or over all parameters that train.
 
     Args:
         task: its model and ``param_groups``.
@@ -35,11 +35,9 @@ def make_optimizer(task: Task, hyper: Hyperparameters) -> torch.optim.Optimizer:
     groups = task.param_groups(task.model) if task.param_groups else _trainable(task.model)
     rate = hyper.learning_rate
     if hyper.optimizer == "sgd":
-        sgd = torch.optim.SGD(groups, lr=rate, momentum=0.9, weight_decay=hyper.weight_decay, fused=True)
-        for parameter in (p for group in sgd.param_groups for p in group["params"]):
-            # Left to itself, a first step that the loss scaler skips would leave this memory uninitialised.
-            sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-        return sgd
+        # Never fused: that kernel spoils the momentum in steps that the loss scaler skips, and on the CPU it leaves
+        # BF16 parameters where they are (pytorch#191763).
+        return torch.optim.SGD(groups, lr=rate, momentum=0.9, weight_decay=hyper.weight_decay)
     kind = torch.optim.AdamW if hyper.optimizer == "adamw" else torch.optim.Adam
     return kind(groups, lr=rate, weight_decay=hyper.weight_decay, fused=True)
 

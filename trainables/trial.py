@@ -75,9 +75,7 @@ def run_trial(spec: TrialSpec) -> Iterator[TrialReport]:
         device = pick_device(spec.num_gpus)
         report.device = device_name(device)
         precision = lookup(spec.precision)
-        load_function(
-            spec.task
-        )  # what a module does when imported, it does once a process: before any trial's own state
+        load_function(spec.task)  # its module runs once a process, so before any trial's own state is set
         with isolated(precision, spec.seed, spec.num_threads):
             for _ in _train(spec, precision, device, report):
                 report.wall_s = time.perf_counter() - started

@@ -16,7 +16,7 @@ class MemoryKill(ray.exceptions.RayActorError):
 
 
 @contextmanager
-def surviving_memory_kills() -> Iterator[None]:
+def survive_memory_kills() -> Iterator[None]:
     """Lets Ray Tune go on where Ray's memory monitor ends a trial.
 
     Ray 2.60 raises ``OutOfMemoryError`` for it, which is neither of the two errors that Tune's actor manager knows: it

@@ -17,7 +17,7 @@ from ray.tune.search import Searcher
 from analysis.schema import Status
 from sweeps.engine import rows
 from sweeps.engine.cluster import Resources
-from sweeps.engine.failures import failure, surviving_memory_kills
+from sweeps.engine.failures import failure, survive_memory_kills
 from sweeps.engine.recorder import Recorder
 from sweeps.engine.sweep import Sweep
 from sweeps.search.plan import PlannedTrial
@@ -148,23 +148,18 @@ def run_search(
         metric, mode: what is ranked by.
         recorder: takes the rows.
     """
-    template = TrialSpec("", source, {}, "", 0, sweep.budget, resources.num_cpus, resources.num_gpus).to_dict()
-    shared = {name: template[name] for name in ("task", "budget", "num_cpus", "num_gpus")}
-    name = sweep.scheduler if isinstance(sweep.scheduler, str) else type(sweep.scheduler).__name__
     scheduler = make_scheduler(sweep, metric, mode, sweep.max_reports)
     if isinstance(scheduler, Asha):
         scheduler.replay(past)
+    name = sweep.scheduler if isinstance(sweep.scheduler, str) else type(sweep.scheduler).__name__
     callback = JournalCallback(trials, resources, metric, mode, name, recorder)
     with (
         tempfile.TemporaryDirectory(prefix="ampsweep-") as scratch,
         _quiet_tune(resources.slots),
-        surviving_memory_kills(),
+        survive_memory_kills(),
     ):
-        trainable = tune.with_resources(
-            tune.with_parameters(TuneTrial, shared=shared), {"cpu": resources.num_cpus, "gpu": resources.num_gpus}
-        )
         tune.Tuner(
-            trainable,
+            _trainable(sweep, source, resources),
             tune_config=tune.TuneConfig(
                 search_alg=PlannedTrials(trials),
                 scheduler=scheduler,
@@ -179,6 +174,14 @@ def run_search(
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         ).fit()
+
+
+def _trainable(sweep: Sweep, source: TaskSource, resources: Resources) -> Any:
+    """The trainable with what all trials share, and what each of them gets."""
+    template = TrialSpec("", source, {}, "", 0, sweep.budget, resources.num_cpus, resources.num_gpus).to_dict()
+    shared = {name: template[name] for name in ("task", "budget", "num_cpus", "num_gpus")}
+    trainable = tune.with_parameters(TuneTrial, shared=shared)
+    return tune.with_resources(trainable, {"cpu": resources.num_cpus, "gpu": resources.num_gpus})
 
 
 def _trial_id(trial: Trial) -> str:

@@ -1,0 +1,179 @@
+"""Logits, labels and losses of the forms that models and data sets come in."""
+
+from collections import OrderedDict, namedtuple
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from trainables.outputs import accuracy, batch_length, default_loss, labels_of, logits_of, make_forward, to_device
+
+LOGITS = torch.tensor([[2.0, 0.0, 0.0], [0.0, 3.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
+LABELS = torch.tensor([0, 1, 0, 0])
+LOSS = torch.tensor(0.625)
+HIDDEN = torch.zeros(4, 5)
+
+
+class ModelOutput(OrderedDict[str, torch.Tensor]):
+    """As Hugging Face's: a dict whose items are attributes too."""
+
+    def __getattr__(self, name: str) -> torch.Tensor:
+        try:
+            return self[name]
+        except KeyError as error:
+            raise AttributeError(name) from error
+
+
+Named = namedtuple("Named", ["loss", "logits"])
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        LOGITS,
+        (LOGITS,),
+        (LOGITS, HIDDEN),
+        [LOGITS],
+        (LOSS, LOGITS),
+        {"logits": LOGITS},
+        {"loss": LOSS, "logits": LOGITS},
+        {"loss": LOSS, "prediction_logits": LOGITS},
+        {"scores": LOGITS},
+        ModelOutput(loss=LOSS, logits=LOGITS),
+        SimpleNamespace(loss=LOSS, logits=LOGITS),
+        Named(LOSS, LOGITS),
+    ],
+)
+def test_logits_are_found(outputs: Any) -> None:
+    assert logits_of(outputs) is LOGITS
+
+
+@pytest.mark.parametrize("outputs", [None, (), {}, "text", (LOSS,), {"loss": LOSS}, {"logits": None}])
+def test_outputs_without_logits_say_what_to_return(outputs: Any) -> None:
+    with pytest.raises(TypeError, match="return a tensor, a tuple, or a dict with 'logits'"):
+        logits_of(outputs)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "own"),
+    [
+        ({"loss": LOSS, "logits": LOGITS}, True),
+        (ModelOutput(loss=LOSS, logits=LOGITS), True),
+        (Named(LOSS, LOGITS), True),
+        ((LOSS, LOGITS), True),
+        ({"loss": None, "logits": LOGITS}, False),
+        (Named(None, LOGITS), False),
+        ((LOGITS, LOSS), False),
+        ((LOGITS,), False),
+        (LOGITS, False),
+    ],
+)
+def test_the_models_own_loss_comes_before_cross_entropy(outputs: Any, own: bool) -> None:
+    found = default_loss(outputs, (HIDDEN, LABELS))
+    torch.testing.assert_close(found, LOSS if own else cross_entropy(LOGITS, LABELS))
+
+
+def test_cross_entropy_leaves_ignored_labels_out_and_takes_tokens() -> None:
+    logits = torch.stack([LOGITS, -LOGITS])  # (2, 4, 3)
+    labels = torch.tensor([[0, 1, -100, 0], [-100, -100, 2, 1]])
+    kept = labels != -100
+    expected = -torch.log_softmax(logits, -1)[kept].gather(1, labels[kept].unsqueeze(1)).mean()
+    torch.testing.assert_close(default_loss(logits, {"labels": labels}), expected)
+    assert default_loss(logits.bfloat16(), {"labels": labels}).dtype is torch.float32
+
+
+@pytest.mark.parametrize("batch", [{"x": HIDDEN}, (HIDDEN,), HIDDEN, (HIDDEN, HIDDEN[:, 0])])
+def test_without_integer_labels_the_default_loss_says_what_to_give(batch: Any) -> None:
+    with pytest.raises(TypeError, match=r"give Task\(loss=\.\.\.\)"):
+        default_loss(LOGITS, batch)
+
+
+@pytest.mark.parametrize("labels", [LABELS, LABELS.unsqueeze(1), LABELS.int()])
+def test_accuracy_is_a_value_per_example(labels: torch.Tensor) -> None:
+    found = accuracy(LOGITS, {"labels": labels})
+    if isinstance(found, tuple):
+        assert (int(found[0]), int(found[1])) == (3, 4)
+    else:
+        assert found.tolist() == [1, 1, 0, 1]
+        assert default_loss(LOGITS, (HIDDEN, labels)) == pytest.approx(cross_entropy(LOGITS, LABELS))
+
+
+def test_accuracy_over_tokens_counts_what_is_not_ignored() -> None:
+    labels = torch.tensor([[0, 1, -100, 0], [-100, -100, 2, 1]])
+    right, count = accuracy(torch.stack([LOGITS, LOGITS]), {"labels": labels})
+    assert (int(right), int(count)) == (4, 5)
+
+
+@pytest.mark.parametrize(
+    ("batch", "labels"),
+    [
+        ({"x": HIDDEN, "labels": LABELS}, LABELS),
+        ({"x": HIDDEN, "label": LABELS}, LABELS),
+        ({"x": HIDDEN}, None),
+        ({"x": HIDDEN, "labels": ["a"]}, None),
+        ((HIDDEN, LABELS), LABELS),
+        ((HIDDEN, HIDDEN, LABELS), LABELS),
+        ((HIDDEN,), None),
+        (HIDDEN, None),
+    ],
+)
+def test_labels_are_found(batch: Any, labels: torch.Tensor | None) -> None:
+    assert labels_of(batch) is labels
+    assert batch_length(batch) == 4
+
+
+class Recorder(nn.Module):
+    """Hands back what it was called with."""
+
+    def forward(self, *args: Any) -> Any:
+        return args
+
+
+class TakesIds(nn.Module):
+    def forward(self, input_ids: Any, attention_mask: Any = None) -> Any:
+        return {"input_ids": input_ids, "attention_mask": attention_mask}
+
+
+class TakesLabels(nn.Module):
+    def forward(self, input_ids: Any, labels: Any = None) -> Any:
+        return {"input_ids": input_ids, "labels": labels}
+
+
+class TakesAny(nn.Module):
+    def forward(self, input_ids: Any, **others: Any) -> Any:
+        return {"input_ids": input_ids, **others}
+
+
+BATCH = {"input_ids": 1, "labels": 2, "attention_mask": 3, "text": 4}
+
+
+@pytest.mark.parametrize(
+    ("model", "batch", "seen"),
+    [
+        (TakesIds(), BATCH, {"input_ids": 1, "attention_mask": 3}),
+        (TakesLabels(), BATCH, {"input_ids": 1, "labels": 2}),
+        (TakesAny(), BATCH, BATCH),
+        (Recorder(), BATCH, (BATCH,)),
+        (Recorder(), (1, 2), (1,)),
+        (Recorder(), (1, 2, 3), (1, 2)),
+        (Recorder(), (1,), (1,)),
+        (Recorder(), 1, (1,)),
+    ],
+)
+def test_models_are_called_with_what_their_forward_takes(model: nn.Module, batch: Any, seen: Any) -> None:
+    assert make_forward(model)(batch) == seen
+
+
+def test_batches_of_any_nesting_move_and_only_floats_change_dtype() -> None:
+    batch = {
+        "x": torch.ones(2),
+        "pair": [torch.ones(2, dtype=torch.int64), (torch.ones(2, dtype=torch.float64), "text")],
+    }
+    moved = to_device(batch, torch.device("cpu"), torch.bfloat16)
+    assert moved["x"].dtype is torch.bfloat16
+    assert moved["pair"][0].dtype is torch.int64
+    assert moved["pair"][1][0].dtype is torch.bfloat16
+    assert moved["pair"][1][1] == "text"

@@ -1,0 +1,159 @@
+"""Tasks for trials: one that works, and others that fail or misbehave each in its own way."""
+
+import os
+import random
+import time
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from trainables import Task
+
+TOUCHED: list[str] = []
+
+
+def build(config, **fields):
+    inputs = torch.randn(64, 8, generator=torch.Generator().manual_seed(1))
+    data = TensorDataset(inputs, (inputs.sum(1) > 0).long())
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Dropout(0.1), nn.Linear(16, 2))
+    return Task(**{"model": model, "train_set": data, "val_set": data, **fields})
+
+
+def draws_after_building(config):
+    task = build(config)
+    torch.rand(config["draws"])
+    return task
+
+
+def cross_entropy(outputs, batch):
+    return nn.functional.cross_entropy(outputs.float(), batch[1])
+
+
+def raises_in_build(config):
+    raise ValueError("planted\nin build")
+
+
+def raises_in_step_3(config):
+    calls = []
+
+    def loss(outputs, batch):
+        calls.extend([1] if torch.is_grad_enabled() else [])
+        if len(calls) > 3:  # the first call is the observation's
+            raise KeyError("planted in step 3")
+        return cross_entropy(outputs, batch)
+
+    return build(config, loss=loss)
+
+
+def exits(config):
+    raise SystemExit("usage: train.py [options]")
+
+
+def nan_loss(config):
+    return build(config, loss=lambda outputs, batch: cross_entropy(outputs, batch) * float("nan"))
+
+
+def nan_val_loss(config):
+    def loss(outputs, batch):
+        return cross_entropy(outputs, batch) * (1.0 if torch.is_grad_enabled() else float("nan"))
+
+    return build(config, loss=loss)
+
+
+class Hungry(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.layer(x) + torch.empty(2**46)[0]  # 256 TiB
+
+
+def out_of_memory_in_build(config):
+    torch.empty(2**46)
+
+
+def out_of_memory_in_forward(config):
+    return build(config, model=Hungry())
+
+
+class Liar(nn.Module):
+    """Asked for FP32, computes its products in BF16."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(8, 2)
+
+    def forward(self, x):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return self.layer(x).float()
+
+
+def lies(config):
+    return build(config, model=Liar())
+
+
+def vandal(config):
+    """Changes every global setting that it can think of and leaves it so."""
+    torch.set_default_dtype(torch.float64)
+    torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.deterministic = True
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.set_autocast_enabled("cpu", True)
+    torch.set_autocast_cache_enabled(False)
+    torch.set_grad_enabled(False)
+    torch.set_num_threads(2)
+    torch.manual_seed(999)
+    np.random.seed(999)  # noqa: NPY002 - as user code does
+    random.seed(999)
+    os.environ["PLANTED"] = "1"
+    os.environ.pop("HOME", None)
+    os.chdir("/")
+    return build(config) if not config.get("fails") else None
+
+
+def slow_below_fp32(config):
+    """A precision of 16 bits is 30 ms slower a step."""
+
+    def loss(outputs, batch):
+        if torch.is_autocast_enabled("cpu"):
+            time.sleep(0.03)
+        return cross_entropy(outputs, batch)
+
+    return build(config, loss=loss)
+
+
+def fails_in_bf16(config):
+    def loss(outputs, batch):
+        if torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") is torch.bfloat16:
+            raise RuntimeError("planted under BF16")
+        return cross_entropy(outputs, batch)
+
+    return build(config, loss=loss)
+
+
+def kills_its_process(config):
+    if config["how"] == "exit":
+        os._exit(config["code"])
+    os.kill(os.getpid(), config["signal"])
+
+
+def leaves_a_mark(config):
+    """Fails where another job was here before; prints and reads where it should not."""
+    here = str(os.getpid())
+    if (TOUCHED and TOUCHED[0] != here) or os.environ.get("PLANTED", here) != here:
+        raise RuntimeError("this process is not clean")
+    TOUCHED.append(here)
+    os.environ["PLANTED"] = here
+    print('{"status": "not an answer"}', flush=True)
+    os.write(1, b'{"status": "not an answer either"}\n')
+    try:
+        input()
+    except EOFError:
+        return build(config)
+    raise RuntimeError("standard input was there to be read")
