@@ -178,6 +178,8 @@ def build_task(source: TaskSource, config: Mapping[str, Any]) -> "Task":
 def describe(error: BaseException) -> str:
     """An error in one line: its type, its message and the innermost line of code that it came from."""
     message = " ".join(str(error).split())
+    if isinstance(error, TaskError):
+        return message
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {message[:500]}{place}" if message else f"{type(error).__name__}{place}"

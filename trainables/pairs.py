@@ -26,7 +26,7 @@ from trainables.isolation import isolated
 from trainables.ladder import LADDER
 from trainables.loading import describe, load_function
 from trainables.loop import Loop
-from trainables.memory import is_out_of_memory, peak_memory_bytes
+from trainables.memory import is_out_of_memory, peak_memory_bytes, settle_process
 from trainables.precision import device_name, numerics
 from trainables.spec import TimingJob
 from trainables.trial import build_loop, pick_device
@@ -197,8 +197,7 @@ def serve() -> None:
     jobs = os.fdopen(os.dup(0))
     os.dup2(2, 1)  # whatever the task prints must not get among the answers
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # and it must not read the jobs
-    import torch._dynamo  # noqa: F401 - optimizers import it at their first use; the forks share it
-
+    settle_process()  # the forks share what is imported here
     for line in jobs:
         print(json.dumps(_in_a_fork(line)), file=answers, flush=True)
 

@@ -136,8 +136,10 @@ class Confirmation:
 
 
 def _run_trial(spec: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    from trainables.memory import settle_process
     from trainables.trial import run_trial
 
+    settle_process()
     for report in run_trial(TrialSpec.from_dict(spec)):
         yield report.to_dict()
 

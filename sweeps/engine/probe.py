@@ -68,7 +68,9 @@ def _probe_on_worker(spec: TrialSpec, precisions: list[str], resources: Resource
 def _probe(spec: dict[str, Any], precisions: list[str]) -> Iterator[dict[str, Any]]:
     import dataclasses
 
+    from trainables.memory import settle_process
     from trainables.probe import probe
 
+    settle_process()
     for result in probe(TrialSpec.from_dict(spec), precisions):
         yield dataclasses.asdict(result)

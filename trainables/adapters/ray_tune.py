@@ -28,8 +28,10 @@ class TuneTrial(tune.Trainable):
             config: ``{"spec": ...}`` with the fields of :class:`trainables.spec.TrialSpec` that are the trial's own.
             shared: the fields that all trials of the run share.
         """
+        from trainables.memory import settle_process
         from trainables.trial import run_trial
 
+        settle_process()
         self._shared = shared if shared is not None else self._shared
         self._reports = run_trial(TrialSpec.from_dict({**self._shared, **config["spec"]}))
 
