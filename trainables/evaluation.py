@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -36,14 +37,14 @@ class Evaluator:
         """Columns that :meth:`evaluate` gives: ``val_<name>`` of each metric, then ``val_loss``."""
         return [f"val_{name}" for name in self.metrics] + ["val_loss"]
 
-    def evaluate(self) -> tuple[dict[str, float], dict[str, NDArray[np.float64]]]:
+    def evaluate(self, max_batches: int | None = None) -> tuple[dict[str, float], dict[str, NDArray[np.float64]]]:
         """The metrics, and the values (num_examples,) per example of those that have them; waits once, at the end."""
         model = self._loop.model
         model.eval()
         totals = {name: _total(metric) for name, metric in self.metrics.items()}
         losses = _LossTotal()
         with torch.no_grad():
-            for batch in self._batches():
+            for batch in islice(self._batches(), max_batches):
                 outputs, loss = self._loop.forward(batch)
                 losses.add(loss, batch_length(batch))
                 for total in totals.values():

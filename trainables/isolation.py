@@ -22,21 +22,25 @@ def seed_everything(seed: int) -> None:
 
 
 @contextmanager
-def isolated(precision: Precision, seed: int, num_threads: int) -> Iterator[dict[str, str]]:
+def isolated(precision: Precision, seed: int, num_threads: int, directory: str = "") -> Iterator[dict[str, str]]:
     """Sets all global state that a trial depends on, and restores what stood before.
 
     Args:
         precision: whose numeric settings are put in force.
         seed: of every generator.
         num_threads: threads of an operation on the CPU, at least 1.
+        directory: the working directory, where this machine has it: relative paths then mean what they mean to the
+            user, whatever folder the worker runs in.
 
     Yields:
         the numeric settings as they were read back.
     """
-    environment, directory, threads = dict(os.environ), os.getcwd(), torch.get_num_threads()
+    environment, directory_before, threads = dict(os.environ), os.getcwd(), torch.get_num_threads()
     python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
     torch_state = torch.get_rng_state()
     try:
+        if directory and os.path.isdir(directory):
+            os.chdir(directory)
         torch.set_num_threads(num_threads)
         seed_everything(seed)
         with numerics(precision) as settings:
@@ -44,7 +48,7 @@ def isolated(precision: Precision, seed: int, num_threads: int) -> Iterator[dict
     finally:
         os.environ.clear()
         os.environ.update(environment)
-        os.chdir(directory)
+        os.chdir(directory_before)
         torch.set_num_threads(threads)
         random.setstate(python_state)
         np.random.set_state(numpy_state)  # noqa: NPY002

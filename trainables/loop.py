@@ -9,7 +9,7 @@ from trainables.data import TrainingData
 from trainables.isolation import weights_digest
 from trainables.ladder import Precision
 from trainables.optim import learning_rate_factor, make_optimizer
-from trainables.outputs import default_loss, make_forward
+from trainables.outputs import default_loss, make_forward, upcast
 from trainables.precision import autocast, make_scaler
 from trainables.task import Batch, Hyperparameters, Task
 
@@ -87,6 +87,8 @@ class Loop:
         """A batch's outputs and loss, in the precision's autocast."""
         with self.autocast:
             outputs = self._forward(batch)
+            if self.dtype is not None:
+                outputs = upcast(outputs)
             return outputs, self._loss(outputs, batch)
 
     def train(self, num_steps: int) -> Progress:

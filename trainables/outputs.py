@@ -1,5 +1,6 @@
 """Logits, labels and losses of any model: tensors, tuples, dicts and Hugging Face's ``ModelOutput`` alike."""
 
+import copy
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,16 +15,42 @@ IGNORED_LABEL = -100
 """The label that cross-entropy leaves out, by PyTorch's convention."""
 
 
+LABELS = ("labels", "label")
+"""Keys of a dict batch that hold what is compared with, not what is computed with."""
+
+
 def to_device(batch: Batch, device: torch.device, dtype: torch.dtype | None = None) -> Batch:
-    """A batch on a device, its floating-point tensors in ``dtype`` where one is given."""
-    if isinstance(batch, torch.Tensor):
-        wanted = dtype if dtype is not None and batch.is_floating_point() else None
-        return batch.to(device=device, dtype=wanted, non_blocking=True)
+    """A batch on a device, its floating-point inputs in ``dtype`` where one is given; labels keep theirs."""
     if isinstance(batch, Mapping):
-        return {name: to_device(value, device, dtype) for name, value in batch.items()}
-    if isinstance(batch, tuple | list):
-        return tuple(to_device(value, device, dtype) for value in batch)
-    return batch
+        return {name: _move(value, device, None if name in LABELS else dtype) for name, value in batch.items()}
+    if isinstance(batch, tuple | list) and len(batch) > 1:
+        return (*(_move(value, device, dtype) for value in batch[:-1]), _move(batch[-1], device, None))
+    return _move(batch, device, dtype)
+
+
+def _move(value: Any, device: torch.device, dtype: torch.dtype | None) -> Any:
+    if isinstance(value, torch.Tensor):
+        wanted = dtype if dtype is not None and value.is_floating_point() else None
+        return value.to(device=device, dtype=wanted, non_blocking=True)
+    if isinstance(value, Mapping):
+        return {name: _move(each, device, dtype) for name, each in value.items()}
+    if isinstance(value, tuple | list):
+        return tuple(_move(each, device, dtype) for each in value)
+    return value
+
+
+def upcast(outputs: Any) -> Any:
+    """A model's outputs with floating-point tensors in FP32: every precision is scored in the same arithmetic."""
+    if isinstance(outputs, torch.Tensor):
+        return outputs.float() if outputs.is_floating_point() else outputs
+    if isinstance(outputs, Mapping):
+        cast = copy.copy(outputs)
+        for name in outputs:
+            cast[name] = upcast(outputs[name])  # type: ignore[index]
+        return cast
+    if type(outputs) in (tuple, list):
+        return type(outputs)(upcast(value) for value in outputs)
+    return outputs
 
 
 def batch_length(batch: Batch) -> int:
@@ -81,6 +108,7 @@ def default_loss(outputs: Any, batch: Batch) -> torch.Tensor:
     if labels is None or labels.is_floating_point():
         raise TypeError("the default loss needs integer labels; give Task(loss=...) for other targets")
     logits = logits_of(outputs).float()
+    _refuse_single_logit(logits)
     return functional.cross_entropy(logits.flatten(0, -2), labels.flatten().long(), ignore_index=IGNORED_LABEL)
 
 
@@ -88,13 +116,22 @@ def accuracy(outputs: Any, batch: Batch) -> torch.Tensor | tuple[torch.Tensor, t
     """Whether each example's label (B,) is its largest logit; for labels (B, T) the (sum, count) over tokens."""
     labels = labels_of(batch)
     assert labels is not None
-    predicted = logits_of(outputs).argmax(-1)
+    logits = logits_of(outputs)
+    _refuse_single_logit(logits)
+    predicted = logits.argmax(-1)
     labels = labels.reshape(predicted.shape)  # (B, 1) would be compared with (B,) as a table
     right = predicted == labels
     if labels.dim() == 1:
         return right.float()
     kept = labels != IGNORED_LABEL
     return (right & kept).sum(), kept.sum()
+
+
+def _refuse_single_logit(logits: torch.Tensor) -> None:
+    if logits.shape[-1] == 1:
+        raise TypeError(
+            "one logit has no largest: the default loss and accuracy need one a class; give Task(loss=, metrics=)"
+        )
 
 
 def make_forward(model: nn.Module) -> Callable[[Batch], Any]:

@@ -15,8 +15,9 @@ import tempfile
 import time
 import traceback
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,8 +36,11 @@ MIN_STEPS, MIN_WINDOW_MS = 10, 50.0
 """A window's least number of timed steps, and its least length."""
 
 WARMUP_STEPS = 5
-CONTENDED_BELOW = 0.9
-"""Share of a window that the training thread must have been running; below, something else held the processor."""
+CONTENDED_ABOVE = 0.1
+"""Share of a window that a thread may wait for a processor; above, other work disturbed the window."""
+
+PATIENCE = 3
+"""Rounds are repeated until this many times the wanted ones have been run."""
 
 
 @dataclass
@@ -50,7 +54,6 @@ class Arm:
     effective_share: float | None = None
     peak_memory_bytes: int | None = None
     window_ms: list[float] = field(default_factory=list)
-    running: list[float] = field(default_factory=list)
 
     def record(self) -> dict[str, Any]:
         """What the results keep of it."""
@@ -81,32 +84,39 @@ def time_block(job: TimingJob) -> dict[str, Any]:
         record["device"] = device_name(device)
         load_function(job.trial.task)
         with ExitStack() as stack:
-            stack.enter_context(isolated(LADDER[job.precisions[0]], job.trial.seed, job.trial.num_threads))
-            arms = [_build(job, name, is_copy, device) for name, is_copy in arm_names(job.precisions)]
-            _run(arms, job.windows)
+            stack.enter_context(
+                isolated(LADDER[job.precisions[0]], job.trial.seed, job.trial.num_threads, job.trial.task.directory)
+            )
+            names = arm_names(job.precisions, swapped=job.trial.seed % 2 == 1)
+            arms = [_build(job, name, is_copy, device) for name, is_copy in names]
+            record["contended"] = _run(arms, job.windows)
             record["arms"] = [arm.record() for arm in arms]
         record["batch_size"] = arms[0].loop.data.batch_size
-        record["contended"] = is_contended([share for arm in arms for share in arm.running])
     except (Exception, SystemExit) as error:
         record["status"] = "out_of_memory" if is_out_of_memory(error) else "errored"
         record["status_reason"] = describe(error)
     return record
 
 
-def arm_names(precisions: Sequence[str]) -> list[tuple[str, bool]]:
-    """Each precision, then a copy of the first: (name, whether it is the copy)."""
-    return [(name, False) for name in precisions] + [(precisions[0], True)]
+def arm_names(precisions: Sequence[str], swapped: bool = False) -> list[tuple[str, bool]]:
+    """Each precision, and a copy of the first at the other end: (name, whether it is the copy).
+
+    Args:
+        precisions: the baseline first.
+        swapped: the copy comes first: what is built first may be a little slower, which must not always hit the same.
+    """
+    names = [(name, False) for name in precisions] + [(precisions[0], True)]
+    return [names[-1], *names[1:-1], names[0]] if swapped else names
 
 
-def rounds(num_arms: int, windows: int) -> list[int]:
-    """The order of all windows: the arms, then the arms in reverse, and so on (A B B A for two)."""
-    order = list(range(num_arms))
-    return [arm for i in range(windows) for arm in (order if i % 2 == 0 else order[::-1])]
+def is_contended(waited: Sequence[float | None]) -> bool | None:
+    """Whether a round of windows shared the processor with other work; ``None`` where the system does not tell.
 
-
-def is_contended(running: Sequence[float]) -> bool:
-    """Whether the training thread was kept off the processor in the typical window."""
-    return statistics.median(running) < CONTENDED_BELOW
+    Args:
+        waited: share of each window in which a thread of this process was ready to run and was kept waiting.
+    """
+    known = [share for share in waited if share is not None]
+    return any(share > CONTENDED_ABOVE for share in known) if known else None
 
 
 def _build(job: TimingJob, name: str, is_copy: bool, device: torch.device) -> Arm:
@@ -125,47 +135,75 @@ def _build(job: TimingJob, name: str, is_copy: bool, device: torch.device) -> Ar
     return arm
 
 
-def _run(arms: Sequence[Arm], windows: int) -> None:
-    """All windows, of as many steps in every arm, so that the arms see the same data."""
-    step_ms = min(_window(arm, MIN_STEPS) for arm in arms)
+def _run(arms: Sequence[Arm], windows: int) -> bool | None:
+    """Windows in rounds, of as many steps in every arm, so that the arms see the same data.
+
+    A round is every arm once, every second one in reverse (A B B A). A round that other work disturbed is run again, up
+    to a limit beyond which the disturbed ones count, too.
+
+    Returns:
+        whether what was kept is contended; ``None`` where the system does not tell.
+    """
+    step_ms = min(_window(arm, MIN_STEPS)[0] for arm in arms)
     num_steps = max(MIN_STEPS, int(MIN_WINDOW_MS / step_ms) + 1)
-    for arm in arms:
-        arm.running.clear()
-    for index in rounds(len(arms), windows):
-        arms[index].window_ms.append(_window(arms[index], num_steps))
+    clean: list[dict[int, float]] = []
+    every: list[dict[int, float]] = []
+    contended: bool | None = None
+    while len(clean) < windows and len(every) < PATIENCE * windows:
+        order = range(len(arms)) if len(clean) % 2 == 0 else reversed(range(len(arms)))
+        found = {index: _window(arms[index], num_steps) for index in order}
+        every.append({index: milliseconds for index, (milliseconds, _) in found.items()})
+        contended = is_contended([waited for _, waited in found.values()])
+        if not contended:
+            clean.append(every[-1])
+    enough = len(clean) >= windows
+    for measured in clean if enough else every:
+        for index, milliseconds in measured.items():
+            arms[index].window_ms.append(milliseconds)
+    return contended if enough else True
 
 
-def _window(arm: Arm, num_steps: int) -> float:
-    """Median step time of one window in ms; the first step, which still warms the caches, is not timed."""
+def _window(arm: Arm, num_steps: int) -> tuple[float, float | None]:
+    """Median step time of a window in ms, without its first step, which still warms the caches; the share waited."""
     losses = torch.zeros((), device=arm.loop.device)
     with numerics(arm.loop.precision):
         arm.loop.model.train()
         arm.loop.train_step(losses)
         clock = _CudaClock() if arm.loop.device.type == "cuda" else _HostClock()
+        before = waiting_ns()
         clock.tick()
         for _ in range(num_steps):
             arm.loop.train_step(losses)
             clock.tick()
-    arm.running.append(clock.running())
-    return statistics.median(clock.step_ms())
+        times = clock.step_ms()
+        after = waiting_ns()
+    longest = max((after[thread] - before.get(thread, 0) for thread in after), default=None)
+    return statistics.median(times), None if longest is None else longest / 1e6 / sum(times)
+
+
+def waiting_ns() -> dict[str, int]:
+    """Thread -> nanoseconds that it was ready to run while other work held the processors, since it began.
+
+    Waiting for data, a lock or a device does not count. Empty where the system does not tell (Linux: ``schedstat``).
+    """
+    found = {}
+    for file in Path("/proc/self/task").glob("*/schedstat"):
+        with suppress(OSError, ValueError, IndexError):  # threads come and go
+            found[file.parent.name] = int(file.read_text().split()[1])
+    return found
 
 
 class _HostClock:
-    """Wall time per step, and the share of it in which this thread ran."""
+    """Wall time per step."""
 
     def __init__(self) -> None:
         self._ticks: list[float] = []
-        self._cpu_s: list[float] = []
 
     def tick(self) -> None:
         self._ticks.append(time.perf_counter())
-        self._cpu_s.append(time.thread_time())
 
     def step_ms(self) -> list[float]:
         return [1e3 * (b - a) for a, b in zip(self._ticks, self._ticks[1:], strict=False)]
-
-    def running(self) -> float:
-        return (self._cpu_s[-1] - self._cpu_s[0]) / (self._ticks[-1] - self._ticks[0])
 
 
 class _CudaClock(_HostClock):
@@ -186,9 +224,6 @@ class _CudaClock(_HostClock):
         self._events[-1].synchronize()
         pairs = zip(self._events, self._events[1:], strict=False)
         return [a.elapsed_time(b) for a, b in pairs]
-
-    def running(self) -> float:
-        return 1.0  # the host may wait for the device; what else ran on the GPU is not seen here
 
 
 def serve() -> None:

@@ -108,6 +108,9 @@ def _settings(precision: Precision) -> dict[str, Setting]:
             partial(torch.set_autocast_enabled, kind),
             False,
         )
+    # The fast path of attention in evaluation asks for CUDA's autocast alone, and fails under the CPU's.
+    mha = torch.backends.mha
+    settings["mha_fastpath"] = (mha.get_fastpath_enabled, mha.set_fastpath_enabled, False)
     settings["grad_enabled"] = (torch.is_grad_enabled, torch.set_grad_enabled, True)
     return settings
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from trainables.effective import observe
-from trainables.evaluation import task_metrics
+from trainables.evaluation import Evaluator
 from trainables.isolation import isolated
 from trainables.ladder import LADDER, Precision
 from trainables.loading import TaskError, describe, load_function
@@ -41,6 +41,7 @@ class ProbeResult:
         step_ms: median time of a step; ``fastest_ms``: of the fastest.
         samples_per_s: training examples per second at that time.
         peak_memory_bytes: of a training step.
+        init_digest: fingerprint of the initial weights.
         metrics: names of the task's metrics, as columns (``val_...``).
         device, node: where it ran.
     """
@@ -54,6 +55,7 @@ class ProbeResult:
     fastest_ms: float | None = None
     samples_per_s: float | None = None
     peak_memory_bytes: int | None = None
+    init_digest: str | None = None
     metrics: tuple[str, ...] = ()
     device: str | None = None
     node: str | None = None
@@ -79,6 +81,7 @@ def probe(spec: TrialSpec, precisions: Sequence[str]) -> Iterator[ProbeResult]:
     """
     device = pick_device(spec.num_gpus)
     baseline_ms: float | None = None
+    first_digest: str | None = None
     for name in precisions:
         precision = LADDER[name]
         where: dict[str, Any] = {"device": device_name(device), "node": socket.gethostname()}
@@ -88,13 +91,19 @@ def probe(spec: TrialSpec, precisions: Sequence[str]) -> Iterator[ProbeResult]:
             continue
         result = dataclasses.replace(_probe_one(spec, precision, device, baseline_ms), **where)
         baseline_ms = baseline_ms or (result.fastest_ms if result.is_usable else None)
+        first_digest = first_digest or result.init_digest
+        if result.init_digest not in (None, first_digest):
+            raise TaskError(
+                f"task: {spec.task.name} must give the same initial weights for the same seed, but two builds differ; "
+                "make the model anew in each call, with torch's generator alone"
+            )
         yield result
 
 
 def _probe_one(spec: TrialSpec, precision: Precision, device: torch.device, baseline_ms: float | None) -> ProbeResult:
     try:
         load_function(spec.task)
-        with isolated(precision, spec.seed, spec.num_threads):
+        with isolated(precision, spec.seed, spec.num_threads, spec.task.directory):
             return _measure(build_loop(spec, precision, device, num_steps=False), baseline_ms)
     except TaskError:
         raise
@@ -106,7 +115,8 @@ def _probe_one(spec: TrialSpec, precision: Precision, device: torch.device, base
 
 
 def _measure(loop: Loop, baseline_ms: float | None) -> ProbeResult:
-    metrics = tuple(f"val_{name}" for name in task_metrics(loop.task, loop.data.first_part()))
+    evaluator = Evaluator(loop)
+    evaluator.evaluate(max_batches=1)  # what fails in evaluation, too, is to be known now
     observation = observe(loop)
     times_ms = _step_times_ms(loop)
     step_ms = statistics.median(times_ms)
@@ -117,7 +127,8 @@ def _measure(loop: Loop, baseline_ms: float | None) -> ProbeResult:
         "fastest_ms": min(times_ms),
         "samples_per_s": 1e3 * loop.data.batch_size / step_ms,
         "peak_memory_bytes": peak_memory_bytes(loop.model, loop.optimizer, observation.activations, loop.device),
-        "metrics": (*metrics, "val_loss"),
+        "metrics": tuple(evaluator.names),
+        "init_digest": loop.init_digest,
     }
     name = loop.precision.name
     mismatch = observation.mismatch(loop.precision)

@@ -51,6 +51,8 @@ class Task:
                 raise TypeError(f"{name} must be a map-style data set (with len() and []), got {type(data).__name__}")
             if len(data) == 0:
                 raise ValueError(f"{name} must hold at least one item, got none")
+        if self.metrics is not None and "loss" in self.metrics:
+            raise ValueError("metrics must not hold the name 'loss': val_loss is the loss itself; choose another name")
         if self.lengths is not None and len(self.lengths) != len(self.train_set):  # type: ignore[arg-type]
             raise ValueError(f"lengths must hold one number per training item, got {len(self.lengths)}")
 

@@ -76,7 +76,7 @@ def run_trial(spec: TrialSpec) -> Iterator[TrialReport]:
         report.device = device_name(device)
         precision = lookup(spec.precision)
         load_function(spec.task)  # its module runs once a process, so before any trial's own state is set
-        with isolated(precision, spec.seed, spec.num_threads):
+        with isolated(precision, spec.seed, spec.num_threads, spec.task.directory):
             for _ in _train(spec, precision, device, report):
                 report.wall_s = time.perf_counter() - started
                 yield copy.deepcopy(report)

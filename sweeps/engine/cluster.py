@@ -4,6 +4,7 @@ import logging
 import math
 import os
 import signal
+import socket
 import threading
 import warnings
 from collections.abc import Iterator
@@ -58,9 +59,14 @@ def connected(sweep: Sweep) -> Iterator[Resources]:
     if ours:
         starts_here = sweep.address is None and not os.environ.get("RAY_ADDRESS")
         local: dict[str, Any] = {"include_dashboard": False} if starts_here else {"address": sweep.address}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=True, **local)
+        _check_reachable(local.get("address") or "")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=True, **local)
+        except (OSError, RuntimeError, ValueError) as error:
+            why = " ".join(str(error).split())[:300]
+            refuse("address", f"Ray could not be reached or started ({why})", sweep.address, "see ray status")
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own handler exits at once, with the signal's number
     try:
@@ -68,6 +74,17 @@ def connected(sweep: Sweep) -> Iterator[Resources]:
     finally:
         if ours:
             ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself tries an address at which nothing listens for minutes."""
+    host, _, port = address.rpartition(":")
+    if "/" in address or not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        refuse("address", f"must be a Ray cluster that answers ({error})", address, "start one, or leave it out")
 
 
 def _resources(sweep: Sweep, nodes: list[dict[str, float]]) -> Resources:

@@ -1,7 +1,9 @@
 """A sweep from beginning to end: probe, search, confirm, report."""
 
 import datetime
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,15 +12,16 @@ from rich.console import Console
 
 from sweeps.engine import rows
 from sweeps.engine.cluster import Resources, connected
-from sweeps.engine.journal import Journal, write_declaration
+from sweeps.engine.journal import LOCK_FILE, Journal, write_declaration
+from sweeps.engine.metric import metric_and_mode
 from sweeps.engine.probe import ladder_order, run_probe
 from sweeps.engine.progress import Progress
 from sweeps.engine.recorder import Recorder
 from sweeps.engine.resume import Past, find_run, read_past, task_digest
-from sweeps.engine.sweep import Sweep
+from sweeps.engine.sweep import Sweep, SweepError
 from sweeps.search.checks import refuse
 from sweeps.search.plan import PlannedTrial, plan_confirm, plan_left_out, plan_search
-from trainables.loading import TaskSource, find_task
+from trainables.loading import TaskError, TaskSource, find_task
 from trainables.spec import TrialSpec
 
 if TYPE_CHECKING:
@@ -40,8 +43,10 @@ def run(sweep: Sweep, console: Console | None = None) -> "Results":
     """
     source = find_task(sweep.task)
     trials = plan_search(sweep, ladder_order(sweep.precisions))  # bad points are found out before Ray starts
+    for trial in plan_left_out(sweep, sweep.precisions):
+        refuse("points", f"must stay within the precisions {', '.join(sweep.precisions)}", trial.precision, "add it")
     folder = find_run(sweep) if sweep.resume else run_folder(sweep)
-    with Journal(folder) as journal, Progress(console or Console()) as progress:
+    with _unless_refused(folder, sweep), Journal(folder) as journal, Progress(console or Console()) as progress:
         past = read_past(folder, sweep, source) if sweep.resume else Past()
         begun = f"goes on in {folder}, {len(past.ended)} trials done" if sweep.resume else f"results go to {folder}"
         progress.say(f"sweep   {sweep.name}: {sweep.task}, {len(trials)} trials; {begun}")
@@ -54,12 +59,25 @@ def run(sweep: Sweep, console: Console | None = None) -> "Results":
     return load(folder)
 
 
+@contextmanager
+def _unless_refused(folder: Path, sweep: Sweep) -> Iterator[None]:
+    """Takes a new run's folder away again where bad input ended it in the probe, so that its name is not used up."""
+    try:
+        yield
+    except (SweepError, TaskError):
+        if not sweep.resume and (folder / LOCK_FILE).exists():
+            shutil.rmtree(folder)
+        raise
+
+
 def run_folder(sweep: Sweep) -> Path:
     """Where a run's results go.
 
     Raises:
         SweepError: a run of that name is there already.
     """
+    if "://" in sweep.storage:
+        refuse("storage", "must be a folder in this version", sweep.storage, "name one that all nodes see, such as NFS")
     name = sweep.run_name or f"{sweep.name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
     folder = Path(sweep.storage) / name
     if folder.exists() and any(folder.iterdir()):
@@ -114,7 +132,7 @@ class _Run:
         for result in results:
             progress.say("  " + describe_probe(result))
         metrics = next((result["metrics"] for result in results if result["metrics"]), ())
-        metric, mode = self.sweep.metric_and_mode([name for name in metrics if name != "val_loss"])
+        metric, mode = metric_and_mode(self.sweep, [name for name in metrics if name != "val_loss"])
         self.declare(metric, mode, probed=True)
         progress.ranks_by(metric, mode)
         return [result["precision"] for result in results if result["status"] == "completed"], metric, mode
@@ -137,6 +155,11 @@ class _Run:
         from sweeps.engine.confirm import Confirmation
 
         assert self.sweep.confirm is not None
+        if len(usable) < 2 or not set(usable) & set(self.sweep.baselines):
+            self.recorder.progress.say(
+                f"confirm left out: of the precisions, only {', '.join(usable)} can be used here"
+            )
+            return
         searched = plan_search(self.sweep, usable)
         configs = winners(self.recorder.journal.folder, searched, metric, mode, self.sweep.confirm.top_k)
         if not configs:

@@ -156,19 +156,6 @@ class Sweep:
             return budget.max_epochs or DEFAULT_EPOCHS
         return -(-budget.max_steps // budget.report_every_steps)
 
-    def metric_and_mode(self, task_metrics: Sequence[str]) -> tuple[str, Literal["max", "min"]]:
-        """The metric to rank by, as its column is named, and its direction.
-
-        Args:
-            task_metrics: columns of the task's own metrics, in its order, e.g. ``["val_accuracy"]``.
-
-        Raises:
-            SweepError: the sweep names a metric that the task does not have.
-        """
-        known = [*task_metrics, "val_loss"]
-        metric = known[0] if self.metric is None else one_of("metric", self.metric, known)
-        return metric, self.mode or ("min" if metric == "val_loss" else "max")
-
     def to_json(self) -> dict[str, Any]:
         """The declaration as plain data for ``sweep.json``; objects appear by the name of their class."""
         declared = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}
@@ -207,10 +194,6 @@ def _check_names(sweep: Sweep) -> dict[str, object]:
         "points": points if points is None else text("points", points, "name a file of JSON lines"),
         "address": sweep.address if sweep.address is None else text("address", sweep.address, "for example auto"),
     }
-
-
-def _plain_path(value: object) -> object:
-    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def _check_precisions(precisions: object) -> tuple[str, ...]:
@@ -294,3 +277,6 @@ def _check_confirm(sweep: Sweep) -> None:
     if sweep.stage == "confirm" and not sweep.baselines:
         remedy = 'add fp32, or stop before with stage="search"'
         refuse("precisions", f"confirm needs a baseline ({' or '.join(BASELINES)})", ",".join(sweep.precisions), remedy)
+    if sweep.stage == "confirm" and len(sweep.precisions) < 2:
+        remedy = 'add one such as bf16-mixed, or stop before with stage="search"'
+        refuse("precisions", "confirm compares at least two precisions", ",".join(sweep.precisions), remedy)

@@ -109,6 +109,7 @@ def make_scheduler(sweep: "Sweep", metric: str, mode: str, max_t: int) -> TrialS
         SweepError: the scheduler is neither a known name nor a Ray scheduler.
     """
     if isinstance(sweep.scheduler, TrialScheduler):
+        sweep.scheduler.set_search_properties(metric, mode)  # kept where it has its own
         return sweep.scheduler
     if not isinstance(sweep.scheduler, str):
         remedy = f"use a ray.tune.schedulers object or one of {', '.join(BUILDERS)}"

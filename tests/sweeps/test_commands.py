@@ -66,6 +66,9 @@ def test_dry_run_lists_trials_and_writes_nothing(tmp_path: Path):
         (["--space", "learning_rate=loguniform:1:0.1"], "learning_rate"),
         (["--points", "no/such/points.jsonl"], "points"),
         (["--storage", "/proc/none"], "storage"),
+        (["--storage", "s3://bucket/sweeps"], "storage"),
+        (["--address", "127.0.0.1:9"], "address"),
+        (["--precisions", "fp32"], "precisions"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(words: list[str], expected: str, tmp_path: Path):

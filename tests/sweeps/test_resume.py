@@ -162,7 +162,7 @@ def test_the_past_is_what_the_journal_says(finished: Path):
         ({"num_trials": 9}, "num_trials"),
         ({"max_epochs": 4}, "max_epochs"),
         ({"space": {"width": choice([4, 8])}}, "space"),
-        ({"precisions": ("fp32",)}, "precisions"),
+        ({"precisions": ("fp32", "bf16-true")}, "precisions"),
         ({"seed": 1}, "seed"),
         ({"metric": "val_loss"}, "metric"),
         ({"confirm": Confirm(num_seeds=2, margin=0.5)}, "confirm.margin"),

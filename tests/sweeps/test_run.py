@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import load
 from sweeps import Confirm, Sweep, SweepError, choice, loguniform, run
 from sweeps.search.plan import plan_search
 from trainables.loading import TaskError, find_task
@@ -190,13 +189,12 @@ def test_a_task_that_cannot_be_built_ends_the_sweep_before_a_trial(ray_address: 
         name="broken",
         task=f"{HERE / 'tasks_that_fail.py'}:build",
         space={"fault": "build"},
-        precisions=("fp32",),
         storage=str(tmp_path),
         run_name="broken",
     )
     with pytest.raises(TaskError, match="planted in build"):
         run(sweep)
-    assert load(tmp_path / "broken").trials.empty
+    assert not (tmp_path / "broken").exists()
 
 
 def test_an_unknown_metric_ends_the_sweep_before_a_trial(ray_address: str, tmp_path: Path):
@@ -212,6 +210,48 @@ def test_an_unknown_metric_ends_the_sweep_before_a_trial(ray_address: str, tmp_p
     )
     with pytest.raises(SweepError, match=r"metric.*val_accuracy"):
         run(sweep)
+    assert not (tmp_path / "metric").exists()
+
+
+def test_a_point_outside_the_precisions_is_refused(ray_address: str, tmp_path: Path):
+    rows = [{"learning_rate": 0.01, "precision": "bf16-true"}]
+    file = points(tmp_path / "points.jsonl", rows)
+    sweep = Sweep(name="out", task="trainables.tasks.digits:build", space={}, points=file, storage=str(tmp_path))
+    with pytest.raises(SweepError, match=r"points: must stay within .*bf16-true"):
+        run(sweep)
+
+
+def test_relative_paths_mean_what_they_mean_to_the_user(
+    ray_address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "marker.txt").write_text("0.01")
+    (tmp_path / "relative.py").write_text(RELATIVE)
+    sweep = Sweep(
+        name="relative",
+        task="relative.py:build",
+        space={},
+        precisions=("fp32", "bf16-mixed"),
+        num_trials=2,
+        max_epochs=1,
+        confirm=Confirm(num_seeds=1),
+        run_name="relative",
+    )
+    results = run(sweep)
+    assert set(results.trials["status"]) == {"completed"}
+    assert set(results.timings["status"]) == {"completed"}
+
+
+RELATIVE = """
+import torch
+from torch.utils.data import TensorDataset
+from trainables import Task
+
+def build(config):
+    scale = float(open("marker.txt").read())
+    data = TensorDataset(scale * torch.ones(64, 4), torch.zeros(64, dtype=torch.int64))
+    return Task(torch.nn.Linear(4, 2), data, data)
+"""
 
 
 def test_more_than_any_node_has_is_refused(ray_address: str, tmp_path: Path):

@@ -149,15 +149,6 @@ def test_budget(fields: dict[str, int], budget: Budget, max_reports: int) -> Non
     assert sweep.max_reports == max_reports
 
 
-def test_metric_and_mode() -> None:
-    assert declare().metric_and_mode(["val_accuracy", "val_f1"]) == ("val_accuracy", "max")
-    assert declare().metric_and_mode([]) == ("val_loss", "min")
-    assert declare(metric="val_loss").metric_and_mode(["val_accuracy"]) == ("val_loss", "min")
-    assert declare(metric="val_error", mode="min").metric_and_mode(["val_error"]) == ("val_error", "min")
-    with pytest.raises(SweepError, match=r"^metric: .*'val_acc'; did you mean 'val_accuracy'"):
-        declare(metric="val_acc").metric_and_mode(["val_accuracy"])
-
-
 def test_json() -> None:
     sweep = declare(
         space={"lr": loguniform(1e-4, 1e-2), "width": 16},

@@ -9,7 +9,16 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from trainables.outputs import accuracy, batch_length, default_loss, labels_of, logits_of, make_forward, to_device
+from trainables.outputs import (
+    accuracy,
+    batch_length,
+    default_loss,
+    labels_of,
+    logits_of,
+    make_forward,
+    to_device,
+    upcast,
+)
 
 LOGITS = torch.tensor([[2.0, 0.0, 0.0], [0.0, 3.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
 LABELS = torch.tensor([0, 1, 0, 0])
@@ -177,3 +186,27 @@ def test_batches_of_any_nesting_move_and_only_floats_change_dtype() -> None:
     assert moved["pair"][0].dtype is torch.int64
     assert moved["pair"][1][0].dtype is torch.bfloat16
     assert moved["pair"][1][1] == "text"
+
+
+def test_labels_keep_their_dtype_in_every_precision() -> None:
+    targets = torch.tensor([100.3], dtype=torch.float32)
+    inputs, labels = to_device((torch.ones(1), targets), torch.device("cpu"), torch.bfloat16)
+    assert (inputs.dtype, labels.dtype) == (torch.bfloat16, torch.float32)
+    moved = to_device({"x": torch.ones(1), "labels": targets}, torch.device("cpu"), torch.bfloat16)
+    assert (moved["x"].dtype, moved["labels"].dtype) == (torch.bfloat16, torch.float32)
+
+
+def test_outputs_are_scored_in_fp32_whatever_they_came_in() -> None:
+    half = torch.ones(2, dtype=torch.bfloat16)
+    assert upcast(half).dtype is torch.float32
+    assert upcast((half, torch.ones(2, dtype=torch.int64)))[1].dtype is torch.int64
+    assert upcast({"logits": half, "other": "text"})["logits"].dtype is torch.float32
+    untouched = object()
+    assert upcast(untouched) is untouched
+
+
+def test_one_logit_is_refused_where_the_largest_is_asked_for() -> None:
+    logits, labels = torch.zeros(4, 1), torch.tensor([0, 1, 0, 1])
+    for function in (accuracy, default_loss):
+        with pytest.raises(TypeError, match="one logit has no largest"):
+            function(logits, (torch.ones(4), labels))

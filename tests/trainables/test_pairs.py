@@ -5,15 +5,15 @@ import os
 import signal
 import subprocess
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from trainables import pairs
-from trainables.pairs import arm_names, is_contended, rounds, time_block
+from trainables.pairs import arm_names, is_contended, time_block
 from trainables.spec import TimingJob, TrialSpec
 
 ROOT = Path(__file__).parents[2]
@@ -25,6 +25,20 @@ def short_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pairs, "MIN_WINDOW_MS", 1.0)
 
 
+def run_with(monkeypatch: pytest.MonkeyPatch, num_arms: int, windows: int, waited: Sequence[float | None]):
+    """Runs the rounds over arms whose windows are made up; the order of windows, the arms, and the judgement."""
+    shares, order = iter(waited), []
+    arms = [pairs.Arm(str(index), False, loop=None) for index in range(num_arms)]
+
+    def window(arm: pairs.Arm, num_steps: int) -> tuple[float, float | None]:
+        order.append(int(arm.precision))
+        return float(len(order)), next(shares, 0.0)
+
+    monkeypatch.setattr(pairs, "_window", window)
+    contended = pairs._run(arms, windows)
+    return order[num_arms:], arms, contended  # the first windows only set the number of steps
+
+
 @pytest.mark.parametrize(
     ("num_arms", "order"),
     [
@@ -33,24 +47,67 @@ def short_windows(monkeypatch: pytest.MonkeyPatch) -> None:
         (4, [0, 1, 2, 3, 3, 2, 1, 0, 0, 1, 2, 3, 3, 2, 1, 0]),
     ],
 )
-def test_windows_go_there_and_back(num_arms: int, order: list[int]) -> None:
-    assert rounds(num_arms, 4) == order
-    assert set(Counter(rounds(num_arms, 9)).values()) == {9}
+def test_windows_go_there_and_back(monkeypatch: pytest.MonkeyPatch, num_arms: int, order: list[int]) -> None:
+    found, arms, contended = run_with(monkeypatch, num_arms, 4, [])
+    assert found == order
+    assert {len(arm.window_ms) for arm in arms} == {4}
+    assert contended is False
 
 
-def test_the_copy_is_of_the_baseline_and_comes_last() -> None:
+def test_a_disturbed_round_is_run_again_in_the_same_direction(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Two windows to set out; then a clean round, a disturbed one and a clean one.
+    waited = [0.0, 0.0, 0.05, 0.0, 0.0, 0.5, 0.0, 0.0]
+    order, arms, contended = run_with(monkeypatch, 2, 2, waited)
+    assert order == [0, 1, 1, 0, 1, 0]
+    assert [arm.window_ms for arm in arms] == [[3.0, 8.0], [4.0, 7.0]]
+    assert contended is False
+
+
+def test_where_no_round_stays_clean_the_disturbed_ones_count_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    order, arms, contended = run_with(monkeypatch, 2, 2, [0.5] * 100)
+    assert len(order) == 2 * 2 * pairs.PATIENCE
+    assert {len(arm.window_ms) for arm in arms} == {2 * pairs.PATIENCE}
+    assert contended is True
+
+
+def test_where_the_system_does_not_tell_it_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run_with(monkeypatch, 2, 2, [None] * 100)[2] is None
+
+
+def test_the_copy_is_of_the_baseline_and_stands_at_the_other_end() -> None:
     assert arm_names(["tf32", "bf16-mixed"]) == [("tf32", False), ("bf16-mixed", False), ("tf32", True)]
+    assert arm_names(["tf32", "bf16-mixed"], swapped=True) == [("tf32", True), ("bf16-mixed", False), ("tf32", False)]
 
 
 @pytest.mark.parametrize(
-    ("running", "contended"), [([0.99, 0.98, 0.2], False), ([0.5, 0.6, 1.0], True), ([0.9], False), ([0.89], True)]
+    ("waited", "contended"),
+    [([0.0, 0.1], False), ([0.0, 0.11], True), ([None, 0.2], True), ([None, 0.0], False), ([None, None], None)],
 )
-def test_contention_is_judged_by_the_typical_window(running: list[float], contended: bool) -> None:
-    assert is_contended(running) is contended
+def test_contention_is_time_spent_waiting_for_a_processor(waited: list, contended: bool | None) -> None:
+    assert is_contended(waited) is contended
+
+
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="the system does not tell who waits")
+def test_other_work_on_the_processor_is_noticed_and_sleeping_is_not(make_spec: MakeSpec, short_windows: None) -> None:
+    allowed = os.sched_getaffinity(0)
+    before = pairs.waiting_ns()
+    time.sleep(0.2)
+    slept = pairs.waiting_ns()
+    assert max(slept[thread] - before[thread] for thread in before) < 0.1e9
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        os.sched_setaffinity(busy.pid, {min(allowed)})
+        os.sched_setaffinity(0, {min(allowed)})
+        record = time_block(TimingJob(make_spec(), ("fp32", "bf16-mixed"), windows=2))
+    finally:
+        os.sched_setaffinity(0, allowed)
+        busy.kill()
+        busy.wait()
+    assert (record["status"], record["contended"]) == ("completed", True)
 
 
 def test_arms_of_a_block_differ_in_precision_alone(make_spec: MakeSpec, short_windows: None) -> None:
-    record = time_block(TimingJob(make_spec(), ("fp32", "bf16-mixed", "bf16-true"), windows=3))
+    record = time_block(TimingJob(make_spec(seed=4), ("fp32", "bf16-mixed", "bf16-true"), windows=3))
     assert (record["status"], record["status_reason"], record["batch_size"]) == ("completed", None, 16)
     assert isinstance(record["contended"], bool)
     arms = record["arms"]
@@ -63,7 +120,7 @@ def test_arms_of_a_block_differ_in_precision_alone(make_spec: MakeSpec, short_wi
     assert [arm["effective_precision"] for arm in arms] == [arm["precision"] for arm in arms]
     assert len({arm["init_digest"] for arm in arms}) == 1
     assert len({arm["data_digest"] for arm in arms}) == 1
-    assert all(len(arm["window_ms"]) == 3 and min(arm["window_ms"]) > 0 for arm in arms)
+    assert all(len(arm["window_ms"]) >= 3 and min(arm["window_ms"]) > 0 for arm in arms)
     assert arms[0]["peak_memory_bytes"] == arms[3]["peak_memory_bytes"] > arms[2]["peak_memory_bytes"]
     other = time_block(TimingJob(make_spec(seed=6), ("fp32",), windows=1))["arms"]
     assert other[0]["init_digest"] != arms[0]["init_digest"]
@@ -75,15 +132,15 @@ def test_windows_are_long_enough_and_of_as_many_steps_in_every_arm(
     seen: list[tuple[str, bool, int, float]] = []
     window = pairs._window
 
-    def watched(arm: pairs.Arm, num_steps: int) -> float:
-        step_ms = window(arm, num_steps)
+    def watched(arm: pairs.Arm, num_steps: int) -> tuple[float, float | None]:
+        step_ms, waited = window(arm, num_steps)
         seen.append((arm.precision, arm.is_copy, num_steps, step_ms))
-        return step_ms
+        return step_ms, waited
 
     assert (pairs.MIN_STEPS, pairs.MIN_WINDOW_MS) == (10, 50)
     monkeypatch.setattr(pairs, "MIN_WINDOW_MS", 8.0)
     monkeypatch.setattr(pairs, "_window", watched)
-    time_block(TimingJob(make_spec("slow_below_fp32"), ("fp32", "bf16-mixed"), windows=2))
+    time_block(TimingJob(make_spec("slow_below_fp32", seed=4), ("fp32", "bf16-mixed"), windows=2))
     trial, timed = seen[:3], seen[3:]
     fastest = min(step_ms for *_, step_ms in trial)
     assert {num_steps for *_, num_steps, _ in timed} == {max(10, int(8 / fastest) + 1)}
