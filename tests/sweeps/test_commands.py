@@ -152,7 +152,16 @@ def test_probe_tells_of_every_precision_of_the_ladder(ray_address: str, tmp_path
 @pytest.mark.ray
 def test_a_search_in_which_nothing_completes_exits_with_1(ray_address: str, tmp_path: Path):
     task = Path(__file__).parent / "tasks_that_fail.py"
-    words = ["--space", "fault=diverge", "--precisions", "fp32", "--num-trials", "2", "--storage", str(tmp_path)]
+    words = [
+        "--space",
+        "fault=diverge",
+        "--precisions",
+        "fp32,bf16-mixed",
+        "--num-trials",
+        "2",
+        "--storage",
+        str(tmp_path),
+    ]
     done = command(AMPSWEEP, "run", f"{task}:build", *words, "--run-name", "diverged")
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
