@@ -11,7 +11,7 @@ from analysis.schema import EXAMPLES_DIR
 from sweeps.engine import rows
 from sweeps.engine.cluster import Resources
 from sweeps.engine.recorder import Recorder
-from sweeps.engine.remote import streaming
+from sweeps.engine.remote import cancelled_on_error, streaming
 from sweeps.search.plan import PlannedTrial
 from trainables.loading import TaskSource
 from trainables.spec import Budget, TimingJob, TrialSpec
@@ -63,11 +63,12 @@ class Confirmation:
         start = streaming(_run_trial, max_calls=0, **self._resources.per_trial)
         planned = {trial.trial_id: trial for trial in trials}
         waiting = {start(self._spec(trial).to_dict()): trial_id for trial_id, trial in planned.items()}
-        while waiting:
-            ready, _ = ray.wait(list(waiting), num_returns=1)
-            trial = planned[waiting[ready[0]]]
-            if self._take(ready[0], trial):
-                del waiting[ready[0]]
+        with cancelled_on_error(waiting):
+            while waiting:
+                ready, _ = ray.wait(list(waiting), num_returns=1)
+                trial = planned[waiting[ready[0]]]
+                if self._take(ready[0], trial):
+                    del waiting[ready[0]]
 
     def _take(self, stream: Any, trial: PlannedTrial) -> bool:
         """Takes the next report of a running trial; True if it was the last."""
@@ -125,10 +126,12 @@ class Confirmation:
         left = [TimingJob(self._spec(block), precisions).to_json() for block in blocks]
         while left:
             try:
-                for item in start(left):
-                    record = ray.get(item)
-                    left.pop(0)
-                    yield record
+                stream = start(left)
+                with cancelled_on_error([stream]):
+                    for item in stream:
+                        record = ray.get(item)
+                        left.pop(0)
+                        yield record
             except ray.exceptions.RayError as error:
                 status, reason = failure(error)
                 left.pop(0)

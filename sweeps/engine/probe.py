@@ -5,7 +5,7 @@ from typing import Any
 
 from sweeps.engine.cluster import Resources
 from sweeps.engine.recorder import Recorder
-from sweeps.engine.remote import streaming
+from sweeps.engine.remote import cancelled_on_error, streaming
 from sweeps.engine.rows import probed
 from trainables.ladder import BASELINES, LADDER
 from trainables.loading import TaskError
@@ -51,10 +51,12 @@ def _probe_on_worker(spec: TrialSpec, precisions: list[str], resources: Resource
     left = list(precisions)
     while left:
         try:
-            for item in start(spec.to_dict(), left):
-                result = ray.get(item)
-                left.remove(result["precision"])
-                yield result
+            stream = start(spec.to_dict(), left)
+            with cancelled_on_error([stream]):
+                for item in stream:
+                    result = ray.get(item)
+                    left.remove(result["precision"])
+                    yield result
             return
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, TaskError):

@@ -1,6 +1,7 @@
 """Generators that run on a worker of the cluster and stream what they yield."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -19,3 +20,20 @@ def streaming(function: Callable[..., Iterator[Any]], **options: Any) -> Callabl
     remote: Any = ray.remote  # its overloads do not describe options that are only known when it runs
     task = remote(num_returns="streaming", max_retries=0, **options)(function)
     return task.remote  # type: ignore[no-any-return]
+
+
+@contextmanager
+def cancelled_on_error(streams: Iterable[Any]) -> Iterator[None]:
+    """Ends running tasks where the driver leaves early: on a Ray that outlives it, they would go on to their end.
+
+    Args:
+        streams: what :func:`streaming`'s functions gave; those still in it at the time are cancelled.
+    """
+    import ray
+
+    try:
+        yield
+    except BaseException:
+        for stream in list(streams):
+            ray.cancel(stream, force=True)
+        raise

@@ -1,5 +1,6 @@
 """The search as Ray Tune runs it: planned trials in, journal rows out."""
 
+import gc
 import logging
 import os
 import pickle
@@ -10,7 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+import ray
 from ray import tune
+from ray.air.execution.resources.placement_group import PlacementGroupResourceManager
 from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
@@ -80,6 +83,7 @@ class JournalCallback(tune.Callback):
         self._resources, self._metric, self._mode = resources, metric, mode
         self._scheduler, self._recorder = scheduler, recorder
         self._last: dict[str, Mapping[str, Any]] = {}
+        self.actors: set[Any] = set()
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune pickles callbacks for a restore that is not used here, and a journal is an open file."""
@@ -87,6 +91,7 @@ class JournalCallback(tune.Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A trial got its worker."""
+        self.actors.add(trial.temporary_state.ray_actor)
         planned = self._planned[trial.config["spec"]["trial_id"]]
         row = rows.started(planned, "search", self._resources.num_cpus, self._resources.num_gpus)
         self._recorder.record("trial", row)
@@ -157,6 +162,7 @@ def run_search(
         tempfile.TemporaryDirectory(prefix="ampsweep-") as scratch,
         _quiet_tune(resources.slots),
         survive_memory_kills(),
+        _ended_on_error(callback),
     ):
         tune.Tuner(
             _trainable(sweep, source, resources),
@@ -186,6 +192,20 @@ def _trainable(sweep: Sweep, source: TaskSource, resources: Resources) -> Any:
 
 def _trial_id(trial: Trial) -> str:
     return str(trial.config["spec"]["trial_id"])
+
+
+@contextmanager
+def _ended_on_error(callback: JournalCallback) -> Iterator[None]:
+    """Ends the trials and frees what Tune reserved where the driver leaves early: a Ray that outlives it keeps both."""
+    try:
+        yield
+    except BaseException:
+        for actor in callback.actors - {None}:
+            ray.kill(actor)
+        for manager in gc.get_objects():
+            if isinstance(manager, PlacementGroupResourceManager):
+                manager.clear()
+        raise
 
 
 @contextmanager

@@ -1,12 +1,14 @@
 """Whole sweeps, small ones, on a real Ray."""
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from analysis import load
 from sweeps import Confirm, Sweep, SweepError, choice, loguniform, run
 from sweeps.search.plan import plan_search
 from trainables.loading import TaskError, find_task
@@ -211,6 +213,43 @@ def test_an_unknown_metric_ends_the_sweep_before_a_trial(ray_address: str, tmp_p
     with pytest.raises(SweepError, match=r"metric.*val_accuracy"):
         run(sweep)
     assert not (tmp_path / "metric").exists()
+
+
+@pytest.mark.parametrize("stage", ["search", "confirm"])
+def test_an_interrupted_run_leaves_nothing_running_on_a_ray_that_outlives_it(
+    ray_address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+):
+    import ray
+
+    from sweeps.engine.recorder import Recorder
+
+    record = Recorder.record
+
+    def interrupt(self: Recorder, kind: str, row: dict) -> None:
+        record(self, kind, row)
+        if kind == "report" and row["stage"] == stage:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Recorder, "record", interrupt)
+    sweep = Sweep(
+        name="interrupted",
+        task="trainables.tasks.digits:build",
+        space={"width": 64},
+        precisions=("fp32", "bf16-mixed"),
+        num_trials=4 if stage == "search" else 2,
+        max_epochs=30 if stage == "search" else 1,
+        confirm=Confirm(num_seeds=8),
+        storage=str(tmp_path),
+        run_name="interrupted",
+    )
+    with pytest.raises(KeyboardInterrupt):
+        run(sweep)
+    deadline = time.monotonic() + 20
+    while ray.available_resources().get("CPU", 0) < 2:
+        assert time.monotonic() < deadline, ray.available_resources()
+        time.sleep(0.1)
+    ended = load(tmp_path / "interrupted").trials.query("status == 'completed' and stage == @stage")
+    assert len(ended) < 4
 
 
 def test_a_point_outside_the_precisions_is_refused(ray_address: str, tmp_path: Path):
