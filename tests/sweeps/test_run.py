@@ -144,7 +144,8 @@ def test_a_searched_trial_reports_what_the_same_trial_reports_by_itself(digits):
 
     sweep, results = digits
     searched = results.trials[(results.trials["stage"] == "search") & (results.trials["status"] == "completed")]
-    planned = {trial.trial_id: trial for trial in plan_search(sweep, ["fp32", "bf16-mixed"])}
+    usable = list(results.trials.query("stage == 'probe' and status == 'completed'")["precision"])
+    planned = {trial.trial_id: trial for trial in plan_search(sweep, usable)}
     source = find_task(sweep.task)
     for trial_id in searched["trial_id"]:
         trial = planned[trial_id]
