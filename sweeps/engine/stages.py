@@ -175,8 +175,12 @@ class _Run:
         what = f"{best} again: {len(trials)} full runs and {blocks} timed pairs"
         self.recorder.progress.stage("confirm", len(trials) + blocks, what)
         confirmation = Confirmation(self.source, self.sweep.budget, resources, metric, mode, self.recorder)
+        # Half of the pairs before the full runs and half after: a machine's speed drifts within minutes, and pairs that
+        # are all timed in a row would agree with each other more than with the next hour.
+        early, late = in_halves(untimed)
+        confirmation.time_blocks(early, usable)
         confirmation.run_trials(trials)
-        confirmation.time_blocks(untimed, usable)
+        confirmation.time_blocks(late, usable)
 
 
 def probe_spec(sweep: Sweep, source: TaskSource, first: PlannedTrial | None, resources: Resources) -> TrialSpec:
@@ -191,6 +195,13 @@ def describe_probe(result: Mapping[str, Any]) -> str:
     if result["status"] != "completed":
         return f"{precision:<15}left out, {result['status'].replace('_', ' ')}: {reason}"
     return f"{precision:<15}{result['step_ms']:.3g} ms a step on {result['device']}"
+
+
+def in_halves(trials: Sequence[PlannedTrial]) -> tuple[list[PlannedTrial], list[PlannedTrial]]:
+    """The trials by block: every second block, and the others, so that both halves hold every configuration."""
+    number = {block: index for index, block in enumerate(dict.fromkeys(trial.block_id for trial in trials))}
+    halves = [[trial for trial in trials if number[trial.block_id] % 2 == half] for half in (0, 1)]
+    return halves[0], halves[1]
 
 
 def winners(
