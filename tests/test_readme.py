@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from analysis import load
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
@@ -70,8 +72,23 @@ def test_every_other_command_runs_in_its_order(ray_address: str, tmp_path: Path)
         )
         assert done.returncode in EXIT_CODES.get(command, {0}), f"{command}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr, command
+    check_own_task(tmp_path)
     program = next(source for source in PYTHON if "analysis" in source)
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, timeout=60)
+
+
+def check_own_task(folder: Path) -> None:
+    """The README's own task lies outside the project, and gives a verdict and the three DataFrames."""
+    results = load(folder / "runs" / "mine")
+    assert set(results.trials["stage"]) == {"probe", "search", "confirm"}
+    assert set(results.trials["config/hidden"].dropna()) <= {128, 256}
+    assert results.trials.query("stage != 'probe'")["status"].isin(["completed", "pruned"]).all()
+    assert len(results.history) > 0
+    assert set(results.verdicts["verdict"]) <= {"PASS", "FAIL", "UNDERPOWERED", "INVALID"}
+    assert results.sweeps[0]["metric"] == "val_accuracy"
+    words = [str(Path(sys.executable).parent / "ampsweep"), "report", "runs/mine"]
+    report = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=True)
+    assert results.verdicts["verdict"].iloc[0] in report.stdout
 
 
 @pytest.mark.parametrize("link", re.findall(r"\]\(([^)#]+)\)", README))

@@ -92,46 +92,6 @@ def test_report_of_no_results_is_one_line(tmp_path: Path):
     assert str(tmp_path) in done.stderr
 
 
-OWN_TASK = """
-import torch
-from torch.utils.data import TensorDataset
-from trainables import Task
-
-def build(config):
-    generator = torch.Generator().manual_seed(0)
-    inputs = torch.randn(512, 16, generator=generator)
-    labels = (inputs @ torch.randn(16, 4, generator=generator)).argmax(1)
-    model = torch.nn.Sequential(
-        torch.nn.Linear(16, config["hidden"]), torch.nn.ReLU(), torch.nn.Linear(config["hidden"], 4)
-    )
-    return Task(model, TensorDataset(inputs[:384], labels[:384]), TensorDataset(inputs[384:], labels[384:]))
-"""
-
-
-@pytest.mark.ray
-def test_a_task_outside_the_project_runs_to_a_verdict(ray_address: str, tmp_path: Path):
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere" / "file.py").write_text(OWN_TASK)
-    space = ["--space", "learning_rate=loguniform:1e-4:1e-2", "--space", "hidden=choice:128,256"]
-    small = ["--num-trials", "4", "--max-epochs", "2", "--confirm-num-seeds", "2", "--precisions", "fp32,bf16-mixed"]
-    done = command(AMPSWEEP, "run", "elsewhere/file.py:build", *space, *small, "--run-name", "own", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "bf16-mixed" in done.stdout
-    assert "runs/own" in done.stdout
-    results = load(tmp_path / "runs" / "own")
-    assert set(results.trials["stage"]) == {"probe", "search", "confirm"}
-    assert set(results.trials["config/hidden"].dropna()) <= {128, 256}
-    assert len(results.history) > 0
-    assert set(results.verdicts["verdict"]) <= {"PASS", "FAIL", "UNDERPOWERED", "INVALID"}
-    assert results.sweeps[0]["metric"] == "val_accuracy"
-
-    report = command(AMPSWEEP, "report", str(tmp_path / "runs" / "own"))
-    assert report.returncode == 0, report.stderr
-    assert results.verdicts["verdict"].iloc[0] in report.stdout
-    passed = command(AMPSWEEP, "report", str(tmp_path / "runs" / "own"), "--require-pass", "bf16-mixed")
-    assert passed.returncode == (0 if (results.verdicts["verdict"] == "PASS").any() else 3)
-
-
 @pytest.mark.ray
 def test_probe_tells_of_every_precision_of_the_ladder(ray_address: str, tmp_path: Path):
     from trainables.ladder import LADDER
