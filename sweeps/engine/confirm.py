@@ -39,7 +39,7 @@ class Confirmation:
     ) -> None:
         self._source, self._budget, self._resources = source, budget, resources
         self._metric, self._mode, self._recorder = metric, mode, recorder
-        self._started: set[str] = set()
+        self._last: dict[str, Mapping[str, Any] | None] = {}
 
     def _spec(self, trial: PlannedTrial) -> TrialSpec:
         resources = self._resources
@@ -82,9 +82,11 @@ class Confirmation:
             return True
         except Exception as error:
             self._start_unless_started(trial, None)
-            self._recorder.record("trial", rows.ended(trial.trial_id, None, *failure(error), self._metric, self._mode))
+            last = self._last[trial.trial_id]
+            self._recorder.record("trial", rows.ended(trial.trial_id, last, *failure(error), self._metric, self._mode))
             return True
         self._start_unless_started(trial, report)
+        self._last[trial.trial_id] = report
         if report["metrics"]:
             self._recorder.record("report", rows.reported("confirm", report))
         if report["status"] != "running":
@@ -95,8 +97,8 @@ class Confirmation:
 
     def _start_unless_started(self, trial: PlannedTrial, report: Mapping[str, Any] | None) -> None:
         """A run shows that it has begun by its first report, up to which nobody knows whether Ray has started it."""
-        if trial.trial_id not in self._started:
-            self._started.add(trial.trial_id)
+        if trial.trial_id not in self._last:
+            self._last[trial.trial_id] = report
             ago_s = report["wall_s"] if report else 0.0
             row = rows.started(trial, "confirm", self._resources.num_cpus, self._resources.num_gpus, ago_s)
             self._recorder.record("trial", row)

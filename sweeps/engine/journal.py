@@ -22,6 +22,8 @@ class Journal:
     Args:
         folder: of the run; made if need be.
 
+    ``only_probed`` says whether nothing but the probe has been recorded by this driver.
+
     Raises:
         SweepError: the folder cannot be written, or another driver is writing it.
     """
@@ -30,6 +32,7 @@ class Journal:
         self.folder = folder
         self._writer = f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
         self._file: TextIO | None = None
+        self.only_probed = True
         try:
             (folder / JOURNAL_DIR).mkdir(parents=True, exist_ok=True)
             self._lock = (folder / LOCK_FILE).open("a")
@@ -47,6 +50,7 @@ class Journal:
 
     def write(self, kind: Kind, row: Mapping[str, Any]) -> None:
         """Appends one line; numbers that are not finite become null, unknown."""
+        self.only_probed = self.only_probed and kind == "trial" and row.get("stage") == "probe"
         finite = {key: None if is_unknown(value) else value for key, value in row.items()}
         line = json.dumps({"kind": kind, **finite}, default=str, allow_nan=False)
         if self._file is None:

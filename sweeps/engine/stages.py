@@ -12,7 +12,7 @@ from rich.console import Console
 
 from sweeps.engine import rows
 from sweeps.engine.cluster import Resources, connected
-from sweeps.engine.journal import LOCK_FILE, Journal, write_declaration
+from sweeps.engine.journal import Journal, write_declaration
 from sweeps.engine.metric import metric_and_mode
 from sweeps.engine.probe import ladder_order, run_probe
 from sweeps.engine.progress import Progress
@@ -46,7 +46,8 @@ def run(sweep: Sweep, console: Console | None = None) -> "Results":
     for trial in plan_left_out(sweep, sweep.precisions):
         refuse("points", f"must stay within the precisions {', '.join(sweep.precisions)}", trial.precision, "add it")
     folder = find_run(sweep) if sweep.resume else run_folder(sweep)
-    with _unless_refused(folder, sweep), Journal(folder) as journal, Progress(console or Console()) as progress:
+    # The journal first: it holds the lock without which the folder is another driver's.
+    with Journal(folder) as journal, _unless_refused(journal, sweep), Progress(console or Console()) as progress:
         past = read_past(folder, sweep, source) if sweep.resume else Past()
         begun = f"goes on in {folder}, {len(past.ended)} trials done" if sweep.resume else f"results go to {folder}"
         progress.say(f"sweep   {sweep.name}: {sweep.task}, {len(trials)} trials; {begun}")
@@ -60,13 +61,13 @@ def run(sweep: Sweep, console: Console | None = None) -> "Results":
 
 
 @contextmanager
-def _unless_refused(folder: Path, sweep: Sweep) -> Iterator[None]:
+def _unless_refused(journal: Journal, sweep: Sweep) -> Iterator[None]:
     """Takes a new run's folder away again where bad input ended it in the probe, so that its name is not used up."""
     try:
         yield
     except (SweepError, TaskError):
-        if not sweep.resume and (folder / LOCK_FILE).exists():
-            shutil.rmtree(folder)
+        if not sweep.resume and journal.only_probed:
+            shutil.rmtree(journal.folder)
         raise
 
 
@@ -149,7 +150,8 @@ class _Run:
         for trial in left_out:
             reason = f"the probe left {trial.precision} out"
             self.recorder.record("trial", rows.never_ran(trial, "search", "excluded", reason))
-        run_search(self.sweep, self.source, trials, self.past.reports, resources, metric, mode, self.recorder)
+        if trials:
+            run_search(self.sweep, self.source, trials, self.past.reports, resources, metric, mode, self.recorder)
 
     def _confirm(self, resources: Resources, usable: Sequence[str], metric: str, mode: Literal["max", "min"]) -> None:
         from sweeps.engine.confirm import Confirmation

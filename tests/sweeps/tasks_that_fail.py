@@ -32,5 +32,7 @@ class Loss:
             raise RuntimeError("planted in the fourth call")
         if self.fault == "kill" and self.calls > 3:
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.fault == "kill in confirm" and torch.initial_seed() >= 2**30 and self.calls > 9:  # in the second epoch
+            os.kill(os.getpid(), signal.SIGKILL)
         loss = nn.functional.cross_entropy(outputs, batch[-1])
         return loss * float("nan") if self.fault == "diverge" and self.calls > 3 else loss

@@ -187,6 +187,27 @@ def test_faults_are_rows_and_the_others_go_on(ray_address: str, tmp_path: Path):
     assert all(isinstance(reason, str) and "\n" not in reason for reason in reasons[1:6])
 
 
+def test_runs_that_die_in_confirm_keep_what_they_reported(ray_address: str, tmp_path: Path):
+    sweep = Sweep(
+        name="dies",
+        task=f"{HERE / 'tasks_that_fail.py'}:build",
+        space={"fault": "kill in confirm"},
+        precisions=("fp32", "bf16-mixed"),
+        num_trials=2,
+        max_epochs=2,
+        confirm=Confirm(num_seeds=1),
+        storage=str(tmp_path),
+        run_name="dies",
+    )
+    results = run(sweep)
+    confirmed = results.trials[results.trials["stage"] == "confirm"]
+    assert list(confirmed["status"]) == ["lost", "lost"]
+    assert list(confirmed["epochs"]) == [1.0, 1.0]
+    assert confirmed["val_accuracy"].notna().all()
+    assert set(results.timings["status"]) == {"errored"}
+    assert set(results.verdicts["verdict"]) <= {"INVALID"}
+
+
 def test_a_task_that_cannot_be_built_ends_the_sweep_before_a_trial(ray_address: str, tmp_path: Path):
     sweep = Sweep(
         name="broken",
