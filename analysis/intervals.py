@@ -67,16 +67,6 @@ def t_interval(values: ArrayLike, level: float = 0.95) -> Interval:
     return Interval(mean, mean - half, mean + half, x.size, sd)
 
 
-def geometric_mean_interval(log_ratios: ArrayLike, level: float = 0.95) -> Interval:
-    """Geometric mean of ratios with the t interval of their logarithms.
-
-    Args:
-        log_ratios: (num,), natural logarithms of the ratios.
-        level: as for `t_interval`.
-    """
-    return t_interval(log_ratios, level).exp()
-
-
 def two_way_interval(differences: ArrayLike, level: float = 0.95, unit: float = 0.0) -> Interval:
     """Mean difference over seeds and validation examples, both taken as random samples.
 
