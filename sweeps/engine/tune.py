@@ -3,133 +3,28 @@
 import gc
 import logging
 import os
-import pickle
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Literal
 
 import ray
 from ray import tune
 from ray.air.execution.resources.placement_group import PlacementGroupResourceManager
 from ray.tune.experiment import Trial
-from ray.tune.search import Searcher
 
-from analysis.schema import Status
-from sweeps.engine import rows
+from sweeps.engine.callback import JournalCallback
 from sweeps.engine.cluster import Resources
-from sweeps.engine.failures import failure, survive_memory_kills
+from sweeps.engine.failures import survive_memory_kills
 from sweeps.engine.recorder import Recorder
 from sweeps.engine.sweep import Sweep
 from sweeps.search.plan import PlannedTrial
 from sweeps.search.schedulers import Asha, make_scheduler
+from sweeps.search.searchers import PlannedTrials
 from trainables.adapters.ray_tune import TuneTrial
 from trainables.loading import TaskSource
 from trainables.spec import TrialSpec
-
-
-class PlannedTrials(Searcher):
-    """Hands Tune the planned trials in their order.
-
-    Args:
-        trials: all trials of the search.
-    """
-
-    def __init__(self, trials: Sequence[PlannedTrial]) -> None:
-        super().__init__()
-        self._trials = iter(trials)
-
-    def suggest(self, trial_id: str) -> Any:
-        """The next trial's own fields of :class:`trainables.spec.TrialSpec`."""
-        trial = next(self._trials, None)
-        if trial is None:
-            return Searcher.FINISHED
-        own = {"trial_id": trial.trial_id, "config": trial.config, "precision": trial.precision, "seed": trial.seed}
-        return {"spec": own}
-
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Nothing: the plan does not depend on results."""
-
-    def save(self, checkpoint_path: str) -> None:
-        """Nothing: a resumed sweep plans anew from its journal."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Nothing, as for :meth:`save`."""
-
-
-class JournalCallback(tune.Callback):
-    """Records what Tune tells of its trials.
-
-    Args:
-        trials: the planned trials.
-        resources: of each.
-        metric, mode: what the sweep ranks by.
-        scheduler: name of what prunes, for the reason of a pruned trial.
-        recorder: takes the rows.
-    """
-
-    def __init__(
-        self,
-        trials: Sequence[PlannedTrial],
-        resources: Resources,
-        metric: str,
-        mode: Literal["max", "min"],
-        scheduler: str,
-        recorder: Recorder,
-    ) -> None:
-        self._planned = {trial.trial_id: trial for trial in trials}
-        self._resources, self._metric, self._mode = resources, metric, mode
-        self._scheduler, self._recorder = scheduler, recorder
-        self._last: dict[str, Mapping[str, Any]] = {}
-        self.actors: set[Any] = set()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Tune pickles callbacks for a restore that is not used here, and a journal is an open file."""
-        return {}
-
-    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """A trial got its worker."""
-        self.actors.add(trial.temporary_state.ray_actor)
-        planned = self._planned[trial.config["spec"]["trial_id"]]
-        row = rows.started(planned, "search", self._resources.num_cpus, self._resources.num_gpus)
-        self._recorder.record("trial", row)
-
-    def on_trial_result(
-        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
-    ) -> None:
-        """A trial reported."""
-        report = result["report"]
-        self._last[report["trial_id"]] = report
-        if report["metrics"]:
-            self._recorder.record("report", rows.reported("search", report))
-
-    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """A trial ended by itself or was stopped by the scheduler."""
-        report = self._last.pop(trial.config["spec"]["trial_id"])
-        status, reason = report["status"], report["status_reason"]
-        if status == "running":
-            status, reason = "pruned", f"stopped by {self._scheduler} after epoch {report['epoch']:g}"
-        self._ended(trial, report, status, reason)
-
-    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """A trial's process died."""
-        status, reason = failure(_error_of(trial))
-        self._ended(trial, self._last.pop(trial.config["spec"]["trial_id"], None), status, reason)
-
-    def _ended(self, trial: Trial, report: Mapping[str, Any] | None, status: Status, reason: str | None) -> None:
-        trial_id = trial.config["spec"]["trial_id"]
-        self._recorder.record("trial", rows.ended(trial_id, report, status, reason, self._metric, self._mode))
-
-
-def _error_of(trial: Trial) -> BaseException:
-    """The error that Tune left in the trial's folder."""
-    try:
-        error = pickle.loads(Path(trial.pickled_error_file).read_bytes())
-    except Exception:
-        return RuntimeError("its error could not be read")
-    return error if isinstance(error, BaseException) else RuntimeError(str(error))
 
 
 def run_search(
