@@ -11,6 +11,7 @@ SCHEMA_VERSION: Final = 1
 SWEEP_FILE: Final = "sweep.json"
 JOURNAL_DIR: Final = "journal"
 EXAMPLES_DIR: Final = "examples"
+CHECKPOINTS_DIR: Final = "checkpoints"
 
 Status = Literal[
     "running",

@@ -12,12 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 
-STATE_FILE = "state.pt"
-"""Of a trial that still runs: all that it goes on from."""
-
-WEIGHTS_FILE = "weights.pt"
-"""Of a trial that completed: its model's ``state_dict``."""
-
 SHARE = 0.05
 """Of a trial's time, at most, that goes into saving it."""
 

@@ -9,6 +9,12 @@ from typing import Any, Literal
 
 from trainables.loading import TaskSource
 
+STATE_FILE = "state.pt"
+"""In the folder of a trial that still runs: all that it goes on from."""
+
+WEIGHTS_FILE = "weights.pt"
+"""In the folder of a trial that completed: its model's ``state_dict``."""
+
 
 @dataclass(frozen=True)
 class Budget:

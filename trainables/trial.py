@@ -16,7 +16,7 @@ import torch
 
 from trainables import checkpoint
 from trainables.build import build_loop, pick_device
-from trainables.checkpoint import STATE_FILE, WEIGHTS_FILE, Saver
+from trainables.checkpoint import Saver
 from trainables.effective import Observation, observe
 from trainables.evaluation import Evaluator
 from trainables.figures import divergence, fill, fill_times, known
@@ -27,7 +27,7 @@ from trainables.loop import Loop, Progress
 from trainables.memory import is_out_of_memory, peak_memory_bytes, release_memory
 from trainables.precision import device_name, lookup, unsupported_reason
 from trainables.report import TrialReport
-from trainables.spec import TrialSpec
+from trainables.spec import STATE_FILE, WEIGHTS_FILE, TrialSpec
 
 
 def run_trial(spec: TrialSpec) -> Iterator[TrialReport]:

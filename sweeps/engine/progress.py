@@ -106,7 +106,7 @@ class Tally:
         if kind == "report":
             self._fold(self._precisions.get(key, ""), row.get(self._metric))
         else:
-            self._states[key] = row["status"]
+            self._states[key] = row.get("status", self._states.get(key, ""))
             self._precisions.setdefault(key, row.get("precision", ""))
 
     def _fold(self, precision: str, value: float | None) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +33,9 @@ SAME = (
 )
 """What must be the same for a run to go on; resources, storage, the last stage and more confirming seeds may change."""
 
+UNFINISHED = ("running", "lost")
+"""Statuses of trials that a resumed run goes on with."""
+
 
 @dataclass(frozen=True)
 class Past:
@@ -44,6 +47,9 @@ class Past:
         ended: ids of the trials that need not run again.
         reports: of the search, in their order: precision, trial id, number of the report from 1, metric.
         timed: ids of the blocks that have been timed.
+        begun: ids of the trials that have begun.
+        steps: trial -> the step of its last report.
+        kept: precision -> the trial whose weights are kept, and its metric.
     """
 
     usable: list[str] | None = None
@@ -52,6 +58,9 @@ class Past:
     ended: frozenset[str] = frozenset()
     reports: list[tuple[str, str, int, float]] = field(default_factory=list)
     timed: frozenset[str] = frozenset()
+    begun: frozenset[str] = frozenset()
+    steps: Mapping[str, int] = field(default_factory=dict)
+    kept: Mapping[str, tuple[str, float]] = field(default_factory=dict)
 
 
 def find_run(sweep: Sweep) -> Path:
@@ -100,7 +109,7 @@ def read_past(folder: Path, sweep: Sweep, source: TaskSource) -> Past:
         refuse("resume", f"needs results that can be read ({error})", str(folder), "begin a new run")
     declared = json.loads(json.dumps(sweep.to_json() | task_digest(source), default=str))
     _check_same(recorded.sweep, declared)
-    _check_unfinished(recorded.sweep, declared)
+    _check_unfinished(recorded.sweep, declared, recorded.trials.values())
     if not recorded.sweep.get("probed"):
         return Past()
     metric = recorded.sweep["metric"]
@@ -108,9 +117,16 @@ def read_past(folder: Path, sweep: Sweep, source: TaskSource) -> Past:
         usable=[t["precision"] for t in recorded.trials.values() if _probed(t) and t["status"] == "completed"],
         metric=metric,
         mode=recorded.sweep["mode"],
-        ended=frozenset(name for name, trial in recorded.trials.items() if trial["status"] != "running"),
+        ended=frozenset(name for name, trial in recorded.trials.items() if trial["status"] not in UNFINISHED),
         reports=_numbered(recorded, metric),
         timed=frozenset(record["block_id"] for record in recorded.timings.values() if record["status"] == "completed"),
+        begun=frozenset(recorded.trials),
+        steps=_last_steps(recorded),
+        kept={
+            trial["precision"]: (name, trial[metric])
+            for name, trial in recorded.trials.items()
+            if trial.get("checkpoint") is not None
+        },
     )
 
 
@@ -140,11 +156,20 @@ def _check_same(recorded: Mapping[str, Any], declared: Mapping[str, Any]) -> Non
             refuse(f"confirm.{name}", f"must be as in the run that goes on ({before})", now, "begin a new run")
 
 
-def _check_unfinished(recorded: Mapping[str, Any], declared: Mapping[str, Any]) -> None:
+def _check_unfinished(recorded: Mapping[str, Any], declared: Mapping[str, Any], trials: Iterable[Any]) -> None:
+    if any(trial["status"] == "lost" for trial in trials):
+        return
     as_before = all(recorded.get(name) == declared[name] for name in ("confirm", "stage"))
     if recorded.get("ended_at") is not None and as_before:
         remedy = "raise confirm.num_seeds for more pairs, or begin a new run"
         refuse("resume", f"needs a run that has not finished, as {recorded['run_name']} has", True, remedy)
+
+
+def _last_steps(recorded: Recorded) -> dict[str, int]:
+    steps: dict[str, int] = {}
+    for report in recorded.reports:
+        steps[report["trial_id"]] = max(report["step"], steps.get(report["trial_id"], -1))
+    return steps
 
 
 def _numbered(recorded: Recorded, metric: str) -> list[tuple[str, str, int, float]]:

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 
+from analysis.schema import CHECKPOINTS_DIR
 from sweeps.engine import rows
 from sweeps.engine.cluster import Resources, connected
+from sweeps.engine.endings import Endings
 from sweeps.engine.journal import Journal, write_declaration
 from sweeps.engine.metric import metric_and_mode
 from sweeps.engine.probe import ladder_order, run_probe
@@ -22,7 +24,7 @@ from sweeps.engine.sweep import Sweep, SweepError
 from sweeps.search.checks import refuse
 from sweeps.search.plan import PlannedTrial, plan_confirm, plan_left_out, plan_search
 from trainables.loading import TaskError, TaskSource, find_task
-from trainables.spec import TrialSpec
+from trainables.spec import Checkpoints, TrialSpec
 
 if TYPE_CHECKING:
     from analysis import Results
@@ -51,7 +53,7 @@ def run(sweep: Sweep, console: Console | None = None) -> "Results":
         past = read_past(folder, sweep, source) if sweep.resume else Past()
         begun = f"goes on in {folder}, {len(past.ended)} trials done" if sweep.resume else f"results go to {folder}"
         progress.say(f"sweep   {sweep.name}: {sweep.task}, {len(trials)} trials; {begun}")
-        this = _Run(sweep, source, past, Recorder(journal, progress))
+        this = _Run(sweep, source, past, Recorder(journal, progress, past.steps, past.begun))
         this.declare(past.metric or sweep.metric or "val_loss", past.mode if past.metric else sweep.mode or "min")
         with connected(sweep) as resources:
             this.stages(resources)
@@ -115,9 +117,12 @@ class _Run:
         """The stages in their order, up to the last one asked for."""
         usable, metric, mode = self._probe(resources)
         if self.sweep.stage != "probe" and usable:
-            self._search(resources, usable, metric, mode)
+            folder = str(self.recorder.journal.folder.resolve() / CHECKPOINTS_DIR)
+            checkpoints = Checkpoints(folder, self.sweep.checkpoint_every_s, metric, mode)
+            endings = Endings(self.recorder, checkpoints, self.past.kept)
+            self._search(resources, usable, endings)
             if self.sweep.stage == "confirm" and self.sweep.confirm is not None:
-                self._confirm(resources, usable, metric, mode)
+                self._confirm(resources, usable, endings)
         self.declare(metric, mode, probed=True, ended_at=rows.now())
 
     def _probe(self, resources: Resources) -> tuple[list[str], str, Literal["max", "min"]]:
@@ -138,7 +143,7 @@ class _Run:
         progress.ranks_by(metric, mode)
         return [result["precision"] for result in results if result["status"] == "completed"], metric, mode
 
-    def _search(self, resources: Resources, usable: Sequence[str], metric: str, mode: Literal["max", "min"]) -> None:
+    def _search(self, resources: Resources, usable: Sequence[str], endings: Endings) -> None:
         from sweeps.engine.tune import run_search
 
         trials = [trial for trial in plan_search(self.sweep, usable) if trial.trial_id not in self.past.ended]
@@ -151,9 +156,9 @@ class _Run:
             reason = f"the probe left {trial.precision} out"
             self.recorder.record("trial", rows.never_ran(trial, "search", "excluded", reason))
         if trials:
-            run_search(self.sweep, self.source, trials, self.past.reports, resources, metric, mode, self.recorder)
+            run_search(self.sweep, self.source, trials, self.past.reports, resources, self.recorder, endings)
 
-    def _confirm(self, resources: Resources, usable: Sequence[str], metric: str, mode: Literal["max", "min"]) -> None:
+    def _confirm(self, resources: Resources, usable: Sequence[str], endings: Endings) -> None:
         from sweeps.engine.confirm import Confirmation
 
         assert self.sweep.confirm is not None
@@ -163,6 +168,7 @@ class _Run:
             )
             return
         searched = plan_search(self.sweep, usable)
+        metric, mode = endings.checkpoints.metric, endings.checkpoints.mode
         configs = winners(self.recorder.journal.folder, searched, metric, mode, self.sweep.confirm.top_k)
         if not configs:
             return
@@ -176,7 +182,7 @@ class _Run:
         best = "the best configuration" if len(configs) == 1 else f"the {len(configs)} best configurations"
         what = f"{best} again: {len(trials)} full runs and {blocks} timed pairs"
         self.recorder.progress.stage("confirm", len(trials) + blocks, what)
-        confirmation = Confirmation(self.source, self.sweep.budget, resources, metric, mode, self.recorder)
+        confirmation = Confirmation(self.source, self.sweep.budget, resources, self.recorder, endings)
         # Half of the pairs before the full runs and half after: a machine's speed drifts within minutes, and pairs that
         # are all timed in a row would agree with each other more than with the next hour.
         early, late = in_halves(untimed)

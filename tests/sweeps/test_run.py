@@ -133,7 +133,8 @@ def test_verdicts_cover_each_arm(digits):
     usable = set(results.trials.query("stage == 'probe' and status == 'completed'")["precision"]) - {"fp32"}
     assert set(results.verdicts["precision"]) == usable
     assert set(results.verdicts["baseline"]) == {"fp32"}
-    assert (results.verdicts["num_pairs"] == 2).all()
+    shared = results.timings.groupby("block_id")["contended"].any()  # by whatever else this machine does
+    assert (results.verdicts["num_pairs"] == (~shared).sum()).all()
     assert not (results.verdicts["verdict"] == "PASS").any()  # nobody is 100 times faster
     assert results.verdicts["reason"].str.len().gt(20).all()
 

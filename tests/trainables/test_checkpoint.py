@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from trainables import checkpoint
-from trainables.checkpoint import STATE_FILE, WEIGHTS_FILE, Saver
+from trainables.checkpoint import Saver
 from trainables.report import TrialReport
-from trainables.spec import Budget, Checkpoints, TrialSpec
+from trainables.spec import STATE_FILE, WEIGHTS_FILE, Budget, Checkpoints, TrialSpec
 from trainables.trial import Trial, run_trial
 
 CPU = torch.device("cpu")

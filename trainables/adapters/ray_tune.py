@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
-from trainables.spec import TrialSpec
+from trainables.spec import STATE_FILE, TrialSpec
 
 if TYPE_CHECKING:
     from trainables.report import TrialReport
@@ -54,13 +54,13 @@ class TuneTrial(tune.Trainable):
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Saves the trial where Tune wants to pause or copy it."""
-        from trainables import checkpoint
+        from trainables.checkpoint import write
 
-        checkpoint.write(Path(checkpoint_dir) / checkpoint.STATE_FILE, self._trial.state_dict())
+        write(Path(checkpoint_dir) / STATE_FILE, self._trial.state_dict())
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Goes on from what :meth:`save_checkpoint` saved, perhaps for another trial; called before the first step."""
-        from trainables.checkpoint import STATE_FILE, read
+        from trainables.checkpoint import read
 
         self._trial.take_up(read(Path(checkpoint) / STATE_FILE))
 
