@@ -79,15 +79,27 @@ def _run(controller: Any, groups: "RecycledGroups") -> None:
 
 
 class _Controller(TuneController):
-    """Tune's controller without snapshots, since a sweep is resumed from its journal; it forgets trials that ended."""
+    """Tune's controller without snapshots, since a sweep is resumed from its journal; it forgets trials that ended.
+
+    A worker that is starting comes to its start. Tune would hand the trial that it starts for to the next worker that
+    becomes free, and end it: where trials are shorter than the start of a worker, one worker would run them all.
+    """
 
     def checkpoint(self, force: bool = False, wait: bool = False) -> None:
         """Nothing."""
 
     def get_trials(self) -> "list[_Trial]":
-        """The trials that have not ended, in their order: schedulers look through them at every step."""
+        """The trials that have not ended: schedulers look through them at every step for the first that may start."""
         trials: set[Any] = self._pending_trials | self._running_trials | self._paused_trials
-        return sorted(trials, key=lambda trial: trial.number)
+        return sorted(trials, key=lambda trial: (self._has_worker(trial), trial.number))
+
+    def _maybe_reuse_cached_actor(self, trial: Trial) -> bool:
+        """Whether the trial has a worker now."""
+        return self._has_worker(trial) or bool(super()._maybe_reuse_cached_actor(trial))
+
+    def _has_worker(self, trial: Trial) -> bool:
+        actor = self._trial_to_actor.get(trial)
+        return actor is not None and self._actor_manager.is_actor_started(actor)
 
 
 class _Trial(Trial):
