@@ -167,7 +167,7 @@ def _check_unfinished(recorded: Mapping[str, Any], declared: Mapping[str, Any], 
 
 def _last_steps(recorded: Recorded) -> dict[str, int]:
     steps: dict[str, int] = {}
-    for report in recorded.reports:
+    for report in recorded.reports.to_pylist():
         steps[report["trial_id"]] = max(report["step"], steps.get(report["trial_id"], -1))
     return steps
 
@@ -176,7 +176,7 @@ def _numbered(recorded: Recorded, metric: str) -> list[tuple[str, str, int, floa
     seen: Counter[str] = Counter()
     steps: set[tuple[str, Any]] = set()
     reports = []
-    for report in recorded.reports:
+    for report in recorded.reports.to_pylist():
         key = (report["trial_id"], report.get("step"))
         if report.get("stage") != "search" or key in steps:
             continue
