@@ -1,41 +1,72 @@
-"""The same list of runs by ampsweep, by a script from Ray Tune's docs and by one from Optuna's: equal work.
+"""The same searches by ampsweep, by a script from Ray Tune's docs and by one from Optuna's.
 
-    python -m benchmarks.search [--anchors ../shared/anchors] [--lists 5] [--runs 128] [--epochs 6]
+    python -m benchmarks.search [--anchors ../shared/anchors] [--lists 2] [--runs 32] [--default-lists 1] [--seeds 2]
 
-Whole processes, timed from outside. Every list holds configurations of the digits task in fp32 and bf16-mixed, each
-trained for all epochs, without pruning. The anchors train the same network on the same data, up to the split.
+Whole processes, timed from outside. The anchors train the same network on the same data, up to the split.
+
+Equal work: every list holds configurations of the digits task in fp32 and bf16-mixed, each trained for all epochs,
+without pruning; Ray Tune with its defaults, which starts a process for every trial, runs only the first lists. With
+pruning: everyone draws configurations from the same space, 32 trials of at most 12 epochs in fp32 and bf16-mixed, and
+halves successively with grace period 1 and reduction factor 3.
 """
 
 import argparse
 import json
 import random
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
+from analysis import load
+from benchmarks.timing import in_turns, ratio, show, spread, wall_seconds
+
+OURS, REUSED, DEFAULTS, OPTUNA = (
+    "ampsweep",
+    "Ray Tune, actors reused",
+    "Ray Tune, its defaults",
+    "Optuna, a process a CPU",
+)
+PRUNED_TRIALS, PRUNED_EPOCHS = 32, 12
 
 
 def main() -> None:
-    """Times every contestant on every list and prints the medians and ratios."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Times every contestant on every list and every seed, and prints two tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--anchors", type=Path, default=Path("../shared/anchors"))
-    parser.add_argument("--lists", type=int, default=5)
-    parser.add_argument("--runs", type=int, default=128)
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--lists", type=int, default=2, help="of configurations, for equal work; 0 leaves it out")
+    parser.add_argument("--runs", type=int, default=32, help="configurations of a list")
+    parser.add_argument("--epochs", type=int, default=6, help="of each")
+    parser.add_argument("--default-lists", type=int, default=1, help="lists that Ray Tune with its defaults runs")
+    parser.add_argument("--seeds", type=int, default=2, help="searches with pruning; 0 leaves them out")
     arguments = parser.parse_args()
+    if arguments.lists:
+        equal_work(arguments.anchors, arguments.lists, arguments.runs, arguments.epochs, arguments.default_lists)
+    if arguments.seeds:
+        with_pruning(arguments.anchors, arguments.seeds)
+
+
+def equal_work(anchors: Path, num_lists: int, num_runs: int, epochs: int, default_lists: int) -> None:
+    """The same runs by all."""
     seconds: dict[str, list[float]] = {}
-    for seed in range(arguments.lists):
+    turns = in_turns((OURS, REUSED, OPTUNA), num_lists)
+    for number in range(num_lists):
+        names = [next(turns) for _ in range(3)] + ([DEFAULTS] if number < default_lists else [])
         with tempfile.TemporaryDirectory() as folder:
-            points = write_points(Path(folder) / "points.jsonl", arguments.runs, seed)
-            for name, words in contestants(points, arguments.epochs, arguments.anchors, folder).items():
-                seconds.setdefault(name, []).append(wall_seconds(words))
-                print(f"list {seed}: {name} {seconds[name][-1]:.1f} s", flush=True)
-    show(seconds, f"{arguments.runs} runs of {arguments.epochs} epochs, {arguments.lists} lists")
+            points = write_points(Path(folder) / "points.jsonl", num_runs, number)
+            work = ["--points", str(points), "--epochs", str(epochs)]
+            commands = {
+                OURS: [*ours(folder), "--points", str(points), "--max-epochs", str(epochs), "--scheduler", "fifo"],
+                REUSED: [str(anchors / "plain_ray_tune.py"), "--reuse-actors", *work],
+                DEFAULTS: [str(anchors / "plain_ray_tune.py"), *work],
+                OPTUNA: [str(anchors / "plain_optuna.py"), "--trials", str(num_runs), *work],
+            }
+            for name in names:
+                seconds.setdefault(name, []).append(wall_seconds(commands[name])[0])
+                print(f"list {number}: {name} {seconds[name][-1]:.1f} s", flush=True)
+    rows = {name: [str(len(times)), *spread(times), share(seconds, name)] for name, times in seconds.items()}
+    columns = ["lists", "median s", "min", "max", "ampsweep / it"]
+    show(f"equal work: {num_runs} runs of {epochs} epochs", columns, rows)
 
 
 def write_points(path: Path, num_runs: int, seed: int) -> Path:
@@ -54,38 +85,53 @@ def write_points(path: Path, num_runs: int, seed: int) -> Path:
     return path
 
 
-def contestants(points: Path, epochs: int, anchors: Path, storage: str) -> dict[str, list[str]]:
-    """The commands to compare, by name."""
-    work = ["--points", str(points), "--epochs", str(epochs)]
-    num_runs = sum(1 for _ in points.open())
-    ours = ["-m", "sweeps.digits", "--points", str(points), "--max-epochs", str(epochs), "--scheduler", "fifo"]
-    ours += ["--stage", "search", "--precisions", "fp32,bf16-mixed", "--storage", storage]
-    return {
-        "ampsweep": [sys.executable, *ours],
-        "Ray Tune, actors reused": [sys.executable, str(anchors / "plain_ray_tune.py"), "--reuse-actors", *work],
-        "Optuna, 2 processes": [sys.executable, str(anchors / "plain_optuna.py"), "--trials", str(num_runs), *work],
-    }
+def ours(storage: str) -> list[str]:
+    """Our sweep up to the search, in the precisions that the anchors have too."""
+    words = ["-m", "sweeps.digits", "--stage", "search", "--precisions", "fp32,bf16-mixed"]
+    return [*words, "--storage", storage, "--run-name", "ours"]
 
 
-def wall_seconds(words: list[str]) -> float:
-    """Seconds of a process from start to end.
-
-    Raises:
-        CalledProcessError: it failed.
-    """
-    started = time.perf_counter()
-    subprocess.run(words, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return time.perf_counter() - started
+def share(seconds: dict[str, list[float]], name: str) -> str:
+    """Our time over a contestant's, on the lists that both ran."""
+    return f"{ratio(seconds[OURS][: len(seconds[name])], seconds[name]):.2f}"
 
 
-def show(seconds: dict[str, list[float]], title: str) -> None:
-    """Prints medians, and the median over lists of the ratio of our time to each."""
-    table = Table("contestant", "median s", "min", "max", "ampsweep / it", title=title)
-    ours = seconds["ampsweep"]
-    for name, times in seconds.items():
-        ratio = statistics.median(a / b for a, b in zip(ours, times, strict=True))
-        table.add_row(name, *(f"{f(times):.1f}" for f in (statistics.median, min, max)), f"{ratio:.2f}")
-    Console(width=100).print(table)
+def with_pruning(anchors: Path, num_seeds: int) -> None:
+    """Searches of the same space and size."""
+    seconds: dict[str, list[float]] = {}
+    found: dict[str, list[tuple[float, float]]] = {}
+    turns = in_turns((OURS, REUSED, OPTUNA), num_seeds)
+    for seed in range(num_seeds):
+        for name in [next(turns) for _ in range(3)]:
+            wall, epochs, accuracy = pruned_search(name, anchors, seed)
+            seconds.setdefault(name, []).append(wall)
+            found.setdefault(name, []).append((epochs, accuracy))
+            print(f"seed {seed}: {name} {wall:.1f} s, {epochs:.0f} epochs, {accuracy:.3f}", flush=True)
+    rows = {name: [*spread(times), share(seconds, name), *outcome(found[name])] for name, times in seconds.items()}
+    columns = ["median s", "min", "max", "ampsweep / it", "epochs trained", "best accuracy", "lowest of the best"]
+    show(f"with pruning: {PRUNED_TRIALS} trials of {PRUNED_EPOCHS} epochs at most, {num_seeds} seeds", columns, rows)
+
+
+def pruned_search(name: str, anchors: Path, seed: int) -> tuple[float, float, float]:
+    """Seconds of a search, epochs that it trained, and the best accuracy that it saw."""
+    if name == OURS:
+        size = ["--num-trials", str(PRUNED_TRIALS), "--max-epochs", str(PRUNED_EPOCHS), "--scheduler", "asha"]
+        with tempfile.TemporaryDirectory() as folder:
+            wall, _ = wall_seconds([*ours(folder), *size, "--seed", str(seed)])
+            trials = load(Path(folder) / "ours").trials.query("stage == 'search'")
+        return wall, float(trials["epochs"].sum()), float(trials["best_val_accuracy"].max())
+    words = [str(anchors / "plain_ray_tune.py"), "--reuse-actors"]
+    words = [str(anchors / "plain_optuna.py")] if name == OPTUNA else words
+    words += ["--trials", str(PRUNED_TRIALS), "--epochs", str(PRUNED_EPOCHS), "--seed", str(seed)]
+    wall, printed = wall_seconds(words)
+    result = json.loads(printed.splitlines()[-1])
+    return wall, result["epochs"], result["best_accuracy"]
+
+
+def outcome(found: Sequence[tuple[float, float]]) -> list[str]:
+    """Median epochs, and median and lowest of the best accuracies."""
+    epochs, accuracies = zip(*found, strict=True)
+    return [f"{statistics.median(epochs):.0f}", f"{statistics.median(accuracies):.4f}", f"{min(accuracies):.4f}"]
 
 
 if __name__ == "__main__":
