@@ -174,18 +174,17 @@ class _Run:
             return
         used = {trial.seed for trial in searched}
         trials = plan_confirm(configs, usable, self.sweep.confirm.num_seeds, self.sweep.seed, used)
-        untimed = [trial for trial in trials if trial.block_id not in self.past.timed]
+        # Half of the pairs before the full runs and half after: a machine's speed drifts within minutes, and pairs that
+        # are all timed in a row would agree with each other more than with the next hour.
+        early, late = ([trial for trial in half if trial.block_id not in self.past.timed] for half in in_halves(trials))
         trials = [trial for trial in trials if trial.trial_id not in self.past.ended]
-        blocks = len({trial.block_id for trial in untimed})
+        blocks = len({trial.block_id for trial in [*early, *late]})
         if not trials and not blocks:
             return
         best = "the best configuration" if len(configs) == 1 else f"the {len(configs)} best configurations"
         what = f"{best} again: {len(trials)} full runs and {blocks} timed pairs"
         self.recorder.progress.stage("confirm", len(trials) + blocks, what)
         confirmation = Confirmation(self.source, self.sweep.budget, resources, self.recorder, endings)
-        # Half of the pairs before the full runs and half after: a machine's speed drifts within minutes, and pairs that
-        # are all timed in a row would agree with each other more than with the next hour.
-        early, late = in_halves(untimed)
         confirmation.time_blocks(early, usable)
         confirmation.run_trials(trials)
         confirmation.time_blocks(late, usable)
