@@ -163,15 +163,21 @@ def test_a_run_name_is_used_once(digits):
 
 
 def test_faults_are_rows_and_the_others_go_on(ray_address: str, tmp_path: Path):
-    faults = ["none", "diverge", "raise", "memory", "build", "kill", "none"]
+    faults = ["none", "diverge", "raise", "memory", "build", "kill", "none", "kill once"]
+    marker = tmp_path / "killed"
     sweep = Sweep(
         name="faults",
         task=f"{HERE / 'tasks_that_fail.py'}:build",
         space={},
         precisions=("fp32",),
         points=points(
-            tmp_path / "points.jsonl", [{"learning_rate": 0.01, "fault": f, "n": i} for i, f in enumerate(faults)]
+            tmp_path / "points.jsonl",
+            [
+                {"learning_rate": 0.01, "fault": f, "n": i, "seed": 3, "marker": str(marker)}
+                for i, f in enumerate(faults)
+            ],
         ),
+        checkpoint_every_s=0,
         max_epochs=2,
         scheduler="fifo",
         stage="search",
@@ -180,32 +186,43 @@ def test_faults_are_rows_and_the_others_go_on(ray_address: str, tmp_path: Path):
     )
     results = run(sweep)
     ends = results.trials[results.trials["stage"] == "search"].sort_values("config/n")
-    assert list(ends["status"]) == ["completed", "diverged", "errored", "out_of_memory", "errored", "lost", "completed"]
+    expected = ["completed", "diverged", "errored", "out_of_memory", "errored", "lost", "completed", "completed"]
+    assert list(ends["status"]) == expected
     reasons = list(ends["status_reason"])
     assert "loss became nan" in reasons[1]
     assert "RuntimeError: planted in the fourth call (tasks_that_fail.py:" in reasons[2]
     assert "planted in build" in reasons[4]
     assert all(isinstance(reason, str) and "\n" not in reason for reason in reasons[1:6])
+    assert marker.exists()
+    whole, killed_once = ends.iloc[0], ends.iloc[7]
+    assert (killed_once["epochs"], killed_once["val_loss"]) == (2.0, whole["val_loss"])
+    assert list(results.history.query("trial_id == @killed_once.trial_id")["epoch"]) == [1.0, 2.0]
 
 
 def test_runs_that_die_in_confirm_keep_what_they_reported(ray_address: str, tmp_path: Path):
     sweep = Sweep(
         name="dies",
         task=f"{HERE / 'tasks_that_fail.py'}:build",
-        space={"fault": "kill in confirm"},
+        space={"fault": choice(["kill in confirm", "kill once"]), "marker": str(tmp_path / "killed in confirm")},
         precisions=("fp32", "bf16-mixed"),
-        num_trials=2,
+        searcher="grid",
+        num_trials=4,
         max_epochs=2,
-        confirm=Confirm(num_seeds=1),
+        scheduler="fifo",
+        confirm=Confirm(num_seeds=1, top_k=2),
         storage=str(tmp_path),
         run_name="dies",
     )
     results = run(sweep)
     confirmed = results.trials[results.trials["stage"] == "confirm"]
-    assert list(confirmed["status"]) == ["lost", "lost"]
-    assert list(confirmed["epochs"]) == [1.0, 1.0]
-    assert confirmed["val_accuracy"].notna().all()
-    assert set(results.timings["status"]) == {"errored"}
+    lost = confirmed[confirmed["config/fault"] == "kill in confirm"]
+    assert list(lost["status"]) == ["lost", "lost"]
+    assert list(lost["epochs"]) == [1.0, 1.0]
+    assert lost["val_accuracy"].notna().all()
+    assert (tmp_path / "killed in confirm").exists()
+    once = confirmed[confirmed["config/fault"] == "kill once"]
+    assert list(zip(once["status"], once["epochs"], strict=True)) == [("completed", 2.0)] * 2
+    assert "errored" in set(results.timings["status"])
     assert set(results.verdicts["verdict"]) <= {"INVALID"}
 
 
