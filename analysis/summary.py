@@ -75,12 +75,13 @@ def summary(trials: pd.DataFrame, by: Sequence[str], metric: str, mode: str) -> 
     return table
 
 
-_VALUE = "_value"
+_VALUE, _NOT_KEPT = "_value", "_not_kept"
 _USUAL = ("sweep", "stage", "status", "precision", "effective_precision", "seed", "device")
 
 
 def best(trials: pd.DataFrame, metric: str, mode: str, precision: str | None = None) -> Best:
-    """The completed trial of search or confirm that ended with the best metric; of equal ones the one of lower loss.
+    """The completed trial of search or confirm that ended with the best metric; of equal ones those
+    whose weights are kept, then the one of lower loss.
 
     Where none has completed, the best of the pruned ones.
 
@@ -101,7 +102,9 @@ def best(trials: pd.DataFrame, metric: str, mode: str, precision: str | None = N
     if kept.empty:
         of = f" of {precision}" if precision is not None else ""
         raise ResultsError(f"best: no completed or pruned trial{of} has a {metric}; see the statuses in results.trials")
-    row = kept.sort_values([metric, "val_loss", "trial_id"], ascending=[mode == "min", True, True]).iloc[0]
+    order = {metric: mode == "min", _NOT_KEPT: True, "val_loss": True, "trial_id": True}  # column -> ascending
+    kept = kept.assign(**{_NOT_KEPT: kept["checkpoint"].isna()})
+    row = kept.sort_values(list(order), ascending=list(order.values())).iloc[0].drop(_NOT_KEPT)
     config = {
         name.removeprefix(CONFIG_PREFIX): _plain(row[name]) for name in row.index if name.startswith(CONFIG_PREFIX)
     }

@@ -1,4 +1,4 @@
-"""The command line: what a sweep script's ``main`` does, and ``ampsweep run``, ``probe`` and ``report``."""
+"""The command line: what a sweep script's ``main`` does, and ``ampsweep run``, ``probe``, ``export`` and ``report``."""
 
 import argparse
 import signal
@@ -39,6 +39,7 @@ def ampsweep(argv: Sequence[str] | None = None) -> NoReturn:
     commands: dict[str, tuple[Callable[[list[str]], int], str]] = {
         "run": (lambda rest: _run(parse_run(rest)), "run a sweep of a task that has no script"),
         "probe": (_probe, "which precisions this machine can train a task in"),
+        "export": (_export, "the best trial's weights, configuration and verdicts, ready to load"),
         "report": (_report, "verdicts and tables of a sweep's results"),
     }
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -110,6 +111,12 @@ def _probe(argv: list[str]) -> int:
     results = run(sweep)
     print_probe(results, Console())
     return 0 if (results.trials["status"] == "completed").any() else FAILED
+
+
+def _export(argv: list[str]) -> int:
+    from sweeps.engine.export import export
+
+    return export(argv)
 
 
 def _report(argv: list[str]) -> int:

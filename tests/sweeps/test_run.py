@@ -1,21 +1,26 @@
 """Whole sweeps, small ones, on a real Ray."""
 
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from analysis import load
 from sweeps import Confirm, Sweep, SweepError, choice, loguniform, run
 from sweeps.search.plan import plan_search
-from trainables.loading import TaskError, find_task
+from trainables import load_exported
+from trainables.loading import TaskError, build_task, find_task
 from trainables.spec import Budget, TrialSpec
 
 pytestmark = pytest.mark.ray
 HERE = Path(__file__).parent
+AMPSWEEP = str(Path(sys.executable).parent / "ampsweep")
 
 
 def points(path: Path, rows: list[dict]) -> str:
@@ -154,6 +159,36 @@ def test_a_searched_trial_reports_what_the_same_trial_reports_by_itself(digits):
         alone = [(report.train_loss, report.metrics["val_loss"]) for report in run_trial(spec)]
         history = results.history[results.history["trial_id"] == trial_id]
         assert list(zip(history["train_loss"], history["val_loss"], strict=True)) == alone
+
+
+def test_the_best_of_each_precision_is_kept_and_exported_and_loads_back(digits, tmp_path: Path):
+    sweep, results = digits
+    folder = Path(sweep.storage) / "first"
+    kept = results.trials[results.trials["checkpoint"].notna()].set_index("precision")
+    completed = results.trials[results.trials["status"].eq("completed") & results.trials["stage"].ne("probe")]
+    best = completed.groupby("precision")["val_accuracy"].max()
+    assert kept["val_accuracy"].to_dict() == best.to_dict()
+    assert {Path(path) for path in kept["checkpoint"]} == set((folder / "checkpoints").rglob("*.*"))
+    for precision in ("fp32", "bf16-mixed"):
+        target = tmp_path / precision
+        done = subprocess.run([AMPSWEEP, "export", folder, target, "--precision", precision], capture_output=True)
+        assert done.returncode == 0, done.stderr
+        told = json.loads((target / "export.json").read_text())
+        assert (told["trial_id"], told["precision"]) == (kept["trial_id"][precision], precision)
+        assert told["config"] == results.best(precision).config
+        assert {row["precision"] for row in told["verdicts"]} >= {"bf16-mixed"}
+        val_set = find_and_build(sweep.task, told["config"]).val_set
+        model = load_exported(target)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=precision != "fp32"):
+            found = (model(val_set.tensors[0]).argmax(1) == val_set.tensors[1]).double().mean()
+        assert found == pytest.approx(told["value"], abs=1e-9 if precision == "fp32" else 0.01)
+    again = subprocess.run([AMPSWEEP, "export", folder, tmp_path / "fp32"], capture_output=True, text=True)
+    assert (again.returncode, again.stderr.count("\n")) == (2, 1)
+    assert again.stderr.startswith("error: target: must be a new or empty folder")
+
+
+def find_and_build(task: str, config: dict):
+    return build_task(find_task(task), config)
 
 
 def test_a_run_name_is_used_once(digits):
