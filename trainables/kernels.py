@@ -10,7 +10,7 @@ from contextlib import ExitStack
 
 import torch
 
-_ONEDNN = re.compile(r"exec,cpu,\w+,([^,\s]+)")
+_ONEDNN = re.compile(r"exec,cpu,(?:matmul|inner_product),([^,\s]+)")
 _MKL = re.compile(r"MKL_VERBOSE (\w*GEMM\w*)\(")
 
 

@@ -1,9 +1,10 @@
 """Looks at a running cluster: at every node by a task that takes nothing, at each type of device by one that has it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
-from sweeps.engine.doctor.facts import Cluster, Machine, Measured, Node, Storage
+from sweeps.engine.doctor.facts import Cluster, Machine, Measured, Node, Storage, Unanswered
 from sweeps.engine.doctor.places import marked
 
 NODE_WAIT_S, DEVICE_WAIT_S = 60.0, 60.0
@@ -23,14 +24,17 @@ def look_at_cluster(address: str, storage: Storage) -> tuple[Cluster, tuple[str,
     import ray
 
     alive = [node for node in ray.nodes() if node["Alive"]]
-    if storage.error is not None:
-        answers = _ask_all(alive, None)
-    else:
-        with marked(storage) as mark:
-            answers = _ask_all(alive, mark)
-    nodes = tuple(_node(node, answer) for node, answer in zip(alive, answers, strict=True))
-    unseen = tuple(node.name for node, answer in zip(nodes, answers, strict=True) if answer[1] is False)
+    with marked(storage) if storage.error is None else nullcontext() as mark:
+        tasks = [_start(look_at_node, node["NodeID"], {"num_cpus": 0}, mark) for node in alive]
+        # (machine, whether it sees the folder) of each that answers
+        answers = [_pair(answer) for answer in _answers(tasks, NODE_WAIT_S)]
+    nodes = tuple(_node(node, machine) for node, (machine, _) in zip(alive, answers, strict=True))
+    unseen = tuple(node.name for node, (_, sees_it) in zip(nodes, answers, strict=True) if sees_it is False)
     return Cluster(address, nodes, ray.available_resources()), unseen
+
+
+def _pair(answer: Any) -> tuple[Machine | Unanswered, bool | None]:
+    return (answer, None) if isinstance(answer, Unanswered) else answer
 
 
 def measure_cluster(cluster: Cluster) -> list[Measured]:
@@ -39,16 +43,15 @@ def measure_cluster(cluster: Cluster) -> list[Measured]:
     Args:
         cluster: the connected one.
     """
-    import ray
-
-    ids = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
-    named = {device_type(node): (node, node_id) for node, node_id in zip(cluster.nodes, ids, strict=True)}
-    named = {kind: found for kind, found in named.items() if kind is not None}
-    tasks = [_start(measure_node, node_id, exclusive(node), exclusive(node)) for node, node_id in named.values()]
-    answers = [_answer(task, DEVICE_WAIT_S) for task in tasks]
+    nodes: dict[str, Node] = {}
+    for node in cluster.nodes:
+        kind = device_type(node)
+        if kind is not None:
+            nodes.setdefault(kind, node)
+    tasks = [_start(measure_node, node.node_id, exclusive(node), exclusive(node)) for node in nodes.values()]
     return [
-        answer if isinstance(answer, Measured) else Measured(str(kind), node.name, reason=answer)
-        for (kind, (node, _)), answer in zip(named.items(), answers, strict=True)
+        Measured(kind, node.name, error=answer) if isinstance(answer, Unanswered) else answer
+        for (kind, node), answer in zip(nodes.items(), _answers(tasks, DEVICE_WAIT_S), strict=True)
     ]
 
 
@@ -85,19 +88,11 @@ def look_at_node(mark: tuple[str, str] | None) -> tuple[Machine, bool | None]:
     return look_at_machine(use_gpus=False), None if mark is None else sees(*mark)
 
 
-def _ask_all(nodes: Sequence[dict[str, Any]], mark: tuple[str, str] | None) -> list[tuple[Machine | str, bool | None]]:
-    """Of each node its machine, or why it could not be asked; and whether it sees the file."""
-    nothing = {"num_cpus": 0, "num_gpus": 0}
-    tasks = [_start(look_at_node, node["NodeID"], nothing, mark) for node in nodes]
-    answers = [_answer(task, NODE_WAIT_S) for task in tasks]
-    return [(answer, None) if isinstance(answer, str) else answer for answer in answers]
-
-
-def _node(node: dict[str, Any], answer: tuple[Machine | str, bool | None]) -> Node:
-    name, found = node.get("NodeManagerHostname") or node["NodeManagerAddress"], answer[0]
-    if isinstance(found, str):
-        return Node(name, node["Resources"], error=found)
-    return Node(name, node["Resources"], found)
+def _node(node: dict[str, Any], machine: Machine | Unanswered) -> Node:
+    name = node.get("NodeManagerHostname") or node["NodeManagerAddress"]
+    if isinstance(machine, Unanswered):
+        return Node(node["NodeID"], name, node["Resources"], error=machine)
+    return Node(node["NodeID"], name, node["Resources"], machine)
 
 
 def _start(function: Callable[..., Any], node_id: str, resources: dict[str, int], *arguments: Any) -> Any:
@@ -109,20 +104,27 @@ def _start(function: Callable[..., Any], node_id: str, resources: dict[str, int]
     return remote(max_retries=0, scheduling_strategy=there, **resources)(function).remote(*arguments)
 
 
-def _answer(task: Any, seconds: float) -> Any:
-    """What a task returns, or a sentence why it did not."""
+def _answers(tasks: list[Any], seconds: float) -> list[Any]:
+    """What each task returns, or why it did not within a time that is the same for all; what is left is cancelled."""
+    import ray
+
+    ready = set(ray.wait(tasks, num_returns=len(tasks), timeout=seconds)[0]) if tasks else set()
+    for task in set(tasks) - ready:
+        ray.cancel(task, force=True)
+    late = Unanswered(f"no answer within {seconds:g} s", timed_out=True)
+    return [_answer(task) if task in ready else late for task in tasks]
+
+
+def _answer(task: Any) -> Any:
     import ray
 
     try:
-        return ray.get(task, timeout=seconds)
-    except ray.exceptions.GetTimeoutError:
-        ray.cancel(task, force=True)
-        return f"no answer within {seconds:g} s"
+        return ray.get(task)
     except ray.exceptions.RayTaskError as error:
         cause = error.cause if isinstance(error.cause, BaseException) else error
-        return f"{type(cause).__name__}: {_last_line(str(cause))}"
+        return Unanswered(f"{type(cause).__name__}: {_last_line(str(cause))}")
     except ray.exceptions.RayError as error:
-        return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        return Unanswered(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
 
 
 def _last_line(text: str) -> str:

@@ -5,7 +5,7 @@ import socket
 
 import torch
 
-from sweeps.engine.doctor.facts import Measured
+from sweeps.engine.doctor.facts import Measured, Unanswered
 from trainables.precision import device_name
 from trainables.rates import matrix_rates
 
@@ -46,6 +46,6 @@ def measure_gpu(index: int) -> Measured:
     if not torch.cuda.is_available():
         hidden = f"CUDA_VISIBLE_DEVICES is {os.environ.get('CUDA_VISIBLE_DEVICES')!r}"
         build = f"PyTorch is built for CUDA {torch.version.cuda}, and {hidden}"
-        return Measured("GPU", socket.gethostname(), reason=f"Ray gave a GPU, but PyTorch sees none ({build})")
+        return Measured("GPU", socket.gethostname(), error=Unanswered(f"PyTorch sees no GPU ({build})"))
     device = torch.device("cuda", index)
     return Measured(device_name(device), socket.gethostname(), tuple(matrix_rates(device, SECONDS)))

@@ -174,20 +174,33 @@ class Tracking:
 
 
 @dataclass(frozen=True)
+class Unanswered:
+    """Why a task on a node gave nothing.
+
+    Args:
+        reason: in a sentence.
+        timed_out: whether it never got to run or to end, as on a busy node; else it failed, as a trial would.
+    """
+
+    reason: str
+    timed_out: bool = False
+
+
+@dataclass(frozen=True)
 class Measured:
     """Rates of one type of device.
 
     Args:
-        device: its name, or that of the node where it could not be asked.
+        device: its name.
         node: on which it was measured.
         rates: of each format and number of threads.
-        reason: why nothing was measured.
+        error: why nothing was measured.
     """
 
     device: str
     node: str
     rates: tuple["MatrixRate", ...] = ()
-    reason: str | None = None
+    error: Unanswered | None = None
 
 
 @dataclass(frozen=True)
@@ -195,16 +208,18 @@ class Node:
     """A node of the cluster.
 
     Args:
+        node_id: as Ray names it.
         name: of its host.
         resources: as Ray counts them.
         machine: ``None`` where it could not be asked.
         error: why not.
     """
 
+    node_id: str
     name: str
     resources: dict[str, float]
     machine: Machine | None = None
-    error: str | None = None
+    error: Unanswered | None = None
 
 
 @dataclass(frozen=True)

@@ -123,11 +123,11 @@ def _speed(machine: Machine) -> Iterator[Finding]:
     if machine.on_battery:
         problem = "this machine runs on its battery, which slows it, and ever more"
         yield Finding("machine", "power", "battery", problem, "plug it in before confirm times anything")
-    if machine.load is not None and machine.load > machine.num_cpus:
+    if machine.load is not None and machine.load > machine.num_cpus + 0.5:
         problem = (
-            f"{machine.load:.2g} processes want {count(machine.num_cpus, 'CPU')}: rates and timings come out too low"
+            f"{machine.load:.0f} processes want {count(machine.num_cpus, 'CPU')}: rates and timings come out too low"
         )
-        yield Finding("machine", "load", f"{machine.load:.2g}", problem, "end the other work, or measure later")
+        yield Finding("machine", "load", f"{machine.load:.0f}", problem, "end the other work, or measure later")
 
 
 def _memory(machine: Machine) -> Finding:

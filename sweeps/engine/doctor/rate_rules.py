@@ -22,10 +22,11 @@ def rate_findings(measured: Measured, machine: Machine | None) -> Iterator[Findi
         measured: its rates.
         machine: that it is in, where that could be looked at.
     """
-    if measured.reason is not None:
-        problem = f"{measured.device} could not be measured: {measured.reason}"
-        remedy = "if it is busy, measure later; else mend this first, since trials there would fail alike"
-        yield Finding("rates", measured.device, "not measured", problem, remedy)
+    if measured.error is not None:
+        problem = f"{measured.device} could not be measured: {measured.error.reason}"
+        busy = measured.error.timed_out
+        remedy = "it is busy: measure later" if busy else "mend this first: trials there would fail in the same way"
+        yield Finding("rates", measured.device, "not measured", problem, remedy, not busy)
     for name in FORMATS:
         rates = [rate for rate in measured.rates if rate.format == name and rate.reason is None]
         if rates:

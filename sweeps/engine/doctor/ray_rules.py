@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from sweeps.engine.doctor.facts import Cluster, Finding, Machine, Node
+from sweeps.engine.doctor.facts import Cluster, Finding, Machine, Node, Unanswered
 from sweeps.engine.doctor.words import count, size
 
 
@@ -72,11 +72,19 @@ def _resources(node: Node) -> str:
     return ", ".join(parts)
 
 
-def _node(node: Node, driver: Machine) -> Iterator[Finding]:
-    if node.machine is None:
-        problem = f"ampsweep does not run there ({node.error})"
+def _silent(name: str, error: Unanswered) -> Finding:
+    if error.timed_out:
+        problem, remedy = error.reason, "see ray status, and try again: a first process there may take long to start"
+    else:
+        problem = f"ampsweep does not run there ({error.reason})"
         remedy = "install it and its packages there, or send it along: ray job submit --working-dir ."
-        yield Finding("Ray", "node", "no answer", problem, remedy, True, nodes=(node.name,))
+    return Finding("Ray", "node", "no answer", problem, remedy, not error.timed_out, (name,))
+
+
+def _node(node: Node, driver: Machine) -> Iterator[Finding]:
+    if node.error is not None:
+        yield _silent(node.name, node.error)
+    if node.machine is None:
         return
     for name, here in driver.versions.items():
         there = node.machine.versions.get(name)
