@@ -1,7 +1,7 @@
 """What Ray Tune tells of its trials, as rows of the journal."""
 
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ class JournalCallback(tune.Callback):
     """Records what Tune tells of its trials.
 
     Args:
-        trials: the planned trials.
+        trials: of the search by id, at the latest when they start.
         resources: of each.
         metric, mode: what the sweep ranks by.
         scheduler: name of what prunes, for the reason of a pruned trial.
@@ -29,14 +29,14 @@ class JournalCallback(tune.Callback):
 
     def __init__(
         self,
-        trials: Sequence[PlannedTrial],
+        trials: Mapping[str, PlannedTrial],
         resources: Resources,
         metric: str,
         mode: Literal["max", "min"],
         scheduler: str,
         recorder: Recorder,
     ) -> None:
-        self._planned = {trial.trial_id: trial for trial in trials}
+        self._trials = trials
         self._resources, self._metric, self._mode = resources, metric, mode
         self._scheduler, self._recorder = scheduler, recorder
         self._last: dict[str, Mapping[str, Any]] = {}
@@ -49,7 +49,7 @@ class JournalCallback(tune.Callback):
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A trial got its worker."""
         self.actors.add(trial.temporary_state.ray_actor)
-        planned = self._planned[trial.config["spec"]["trial_id"]]
+        planned = self._trials[trial.config["spec"]["trial_id"]]
         row = rows.started(planned, "search", self._resources.num_cpus, self._resources.num_gpus)
         self._recorder.record("trial", row)
 

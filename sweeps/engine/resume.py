@@ -42,6 +42,7 @@ class Past:
         usable: precisions that the probe left, ``None`` where it has not finished.
         metric, mode: what trials are ranked by, once the probe has finished.
         ended: ids of the trials that need not run again.
+        searched: trials of the search by id: their rows.
         reports: of the search, in their order: precision, trial id, number of the report from 1, metric.
         timed: ids of the blocks that have been timed.
     """
@@ -50,6 +51,7 @@ class Past:
     metric: str = ""
     mode: Literal["max", "min"] = "max"
     ended: frozenset[str] = frozenset()
+    searched: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     reports: list[tuple[str, str, int, float]] = field(default_factory=list)
     timed: frozenset[str] = frozenset()
 
@@ -109,6 +111,7 @@ def read_past(folder: Path, sweep: Sweep, source: TaskSource) -> Past:
         metric=metric,
         mode=recorded.sweep["mode"],
         ended=frozenset(name for name, trial in recorded.trials.items() if trial["status"] != "running"),
+        searched={name: trial for name, trial in recorded.trials.items() if trial["stage"] == "search"},
         reports=_numbered(recorded, metric),
         timed=frozenset(record["block_id"] for record in recorded.timings.values() if record["status"] == "completed"),
     )

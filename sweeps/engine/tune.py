@@ -1,4 +1,4 @@
-"""The search as Ray Tune runs it: planned trials in, journal rows out."""
+"""The search as Ray Tune runs it: trials in, journal rows out."""
 
 import gc
 import logging
@@ -19,9 +19,8 @@ from sweeps.engine.cluster import Resources
 from sweeps.engine.failures import survive_memory_kills
 from sweeps.engine.recorder import Recorder
 from sweeps.engine.sweep import Sweep
-from sweeps.search.plan import PlannedTrial
 from sweeps.search.schedulers import Asha, make_scheduler
-from sweeps.search.searchers import PlannedTrials
+from sweeps.search.searchers import Search
 from trainables.adapters.ray_tune import TuneTrial
 from trainables.loading import TaskSource
 from trainables.spec import TrialSpec
@@ -30,19 +29,19 @@ from trainables.spec import TrialSpec
 def run_search(
     sweep: Sweep,
     source: TaskSource,
-    trials: Sequence[PlannedTrial],
+    search: Search,
     past: Sequence[tuple[str, str, int, float]],
     resources: Resources,
     metric: str,
     mode: Literal["max", "min"],
     recorder: Recorder,
 ) -> None:
-    """Runs the planned trials on the cluster, pruned by the sweep's scheduler, and records all that they report.
+    """Runs the trials of a search on the cluster, pruned by the sweep's scheduler, and records all that they report.
 
     Args:
         sweep: its scheduler and budget.
         source: the task.
-        trials: what to run.
+        search: what to run.
         past: reports from before an interruption, as :class:`sweeps.engine.resume.Past` keeps them.
         resources: of each trial.
         metric, mode: what is ranked by.
@@ -52,19 +51,19 @@ def run_search(
     if isinstance(scheduler, Asha):
         scheduler.replay(past)
     name = sweep.scheduler if isinstance(sweep.scheduler, str) else type(sweep.scheduler).__name__
-    callback = JournalCallback(trials, resources, metric, mode, name, recorder)
+    callback = JournalCallback(search.trials, resources, metric, mode, name, recorder)
     with (
         tempfile.TemporaryDirectory(prefix="ampsweep-") as scratch,
-        _quiet_tune(resources.slots),
+        _quiet_tune(search.num_pending(resources.slots)),
         survive_memory_kills(),
         _ended_on_error(callback),
     ):
         tune.Tuner(
             _trainable(sweep, source, resources),
             tune_config=tune.TuneConfig(
-                search_alg=PlannedTrials(trials),
+                search_alg=search,
                 scheduler=scheduler,
-                num_samples=len(trials),
+                num_samples=search.total,
                 reuse_actors=True,
                 trial_dirname_creator=_trial_id,
             ),
@@ -104,12 +103,12 @@ def _ended_on_error(callback: JournalCallback) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet_tune(slots: int) -> Iterator[None]:
+def _quiet_tune(num_pending: int) -> Iterator[None]:
     """Tune without loggers, progress output and snapshots of its own: the journal is what a sweep is resumed from."""
     settings = {
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         "TUNE_GLOBAL_CHECKPOINT_S": str(10**9),
-        "TUNE_MAX_PENDING_TRIALS_PG": str(max(16, 2 * slots)),
+        "TUNE_MAX_PENDING_TRIALS_PG": str(num_pending),
         "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
         "TUNE_WARN_THRESHOLD_S": "60",
         "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that failed has no metric
