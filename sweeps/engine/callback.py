@@ -13,14 +13,14 @@ from sweeps.engine import rows
 from sweeps.engine.cluster import Resources
 from sweeps.engine.failures import failure
 from sweeps.engine.recorder import Recorder
-from sweeps.search.plan import PlannedTrial
+from sweeps.search.searchers import Search
 
 
 class JournalCallback(tune.Callback):
     """Records what Tune tells of its trials.
 
     Args:
-        trials: of the search by id, at the latest when they start.
+        search: knows the trials; is told which of them start.
         resources: of each.
         metric, mode: what the sweep ranks by.
         scheduler: name of what prunes, for the reason of a pruned trial.
@@ -29,14 +29,14 @@ class JournalCallback(tune.Callback):
 
     def __init__(
         self,
-        trials: Mapping[str, PlannedTrial],
+        search: Search,
         resources: Resources,
         metric: str,
         mode: Literal["max", "min"],
         scheduler: str,
         recorder: Recorder,
     ) -> None:
-        self._trials = trials
+        self._search = search
         self._resources, self._metric, self._mode = resources, metric, mode
         self._scheduler, self._recorder = scheduler, recorder
         self._last: dict[str, Mapping[str, Any]] = {}
@@ -49,7 +49,8 @@ class JournalCallback(tune.Callback):
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A trial got its worker."""
         self.actors.add(trial.temporary_state.ray_actor)
-        planned = self._trials[trial.config["spec"]["trial_id"]]
+        self._search.started(trial)
+        planned = self._search.trials[trial.config["spec"]["trial_id"]]
         row = rows.started(planned, "search", self._resources.num_cpus, self._resources.num_gpus)
         self._recorder.record("trial", row)
 

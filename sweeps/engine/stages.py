@@ -146,7 +146,7 @@ class _Run:
         from sweeps.engine.tune import run_search
         from sweeps.search.searchers import make_search
 
-        search = make_search(self.sweep, usable, metric, mode, self.past.searched)
+        search = make_search(self.sweep, usable, metric, mode, self.past.searched, resources.slots)
         left_out = [trial for trial in plan_left_out(self.sweep, usable) if trial.trial_id not in self.past.ended]
         if not search.total and not left_out:
             return

@@ -51,10 +51,10 @@ def run_search(
     if isinstance(scheduler, Asha):
         scheduler.replay(past)
     name = sweep.scheduler if isinstance(sweep.scheduler, str) else type(sweep.scheduler).__name__
-    callback = JournalCallback(search.trials, resources, metric, mode, name, recorder)
+    callback = JournalCallback(search, resources, metric, mode, name, recorder)
     with (
         tempfile.TemporaryDirectory(prefix="ampsweep-") as scratch,
-        _quiet_tune(search.num_pending(resources.slots)),
+        _quiet_tune(resources.slots),
         survive_memory_kills(),
         _ended_on_error(callback),
     ):
@@ -103,12 +103,12 @@ def _ended_on_error(callback: JournalCallback) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet_tune(num_pending: int) -> Iterator[None]:
+def _quiet_tune(slots: int) -> Iterator[None]:
     """Tune without loggers, progress output and snapshots of its own: the journal is what a sweep is resumed from."""
     settings = {
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         "TUNE_GLOBAL_CHECKPOINT_S": str(10**9),
-        "TUNE_MAX_PENDING_TRIALS_PG": str(num_pending),
+        "TUNE_MAX_PENDING_TRIALS_PG": str(max(16, 2 * slots)),
         "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
         "TUNE_WARN_THRESHOLD_S": "60",
         "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that failed has no metric

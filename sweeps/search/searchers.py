@@ -1,11 +1,11 @@
 """Searches as Ray Tune runs them: what hands it the trials to run, planned ahead or as results suggest."""
 
-from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
+from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
 from sweeps.search.checks import SweepError
@@ -20,7 +20,7 @@ Rows = Mapping[str, Mapping[str, Any]]
 """Trials of the search by id, as the journal has them."""
 
 
-class Search(Searcher, ABC):
+class Search(Searcher):
     """Hands Tune the trials of a search.
 
     Args:
@@ -36,13 +36,8 @@ class Search(Searcher, ABC):
         self.total = total
         self.error: SweepError | None = None
 
-    @abstractmethod
-    def num_pending(self, slots: int) -> int:
-        """How many trials to have waiting for their start.
-
-        Args:
-            slots: trials that the cluster runs at once.
-        """
+    def started(self, trial: Trial) -> None:
+        """Takes note that a trial got its worker."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune pickles searchers for a restore that is not used here."""
@@ -66,10 +61,6 @@ class PlannedTrials(Search):
         super().__init__(trials, len(trials))
         self._left = iter(trials)
 
-    def num_pending(self, slots: int) -> int:
-        """Enough that none of the slots waits."""
-        return max(16, 2 * slots)
-
     def suggest(self, trial_id: str) -> Any:
         """The next trial's own fields of :class:`trainables.spec.TrialSpec`."""
         trial = next(self._left, None)
@@ -85,53 +76,67 @@ class Suggested(Search):
     Each precision has a searcher of its own, so that no precision's results steer another's search. Where the search
     goes on after an interruption, what has ended is told to the searchers first, and what had begun runs again first.
 
+    As many trials wait for their start as there are free slots, and always one: each is chosen without the results of
+    those before it that have not ended.
+
     Args:
         suggesters: the searcher of each precision.
         seed: the sweep's.
         num_trials: runs of the whole search, earlier processes' among them.
         past: the trials of earlier processes.
+        slots: trials that the cluster runs at once, as it stands.
 
     Raises:
         SweepError: a searcher raised an error.
     """
 
-    def __init__(self, suggesters: Mapping[str, Suggester], seed: int, num_trials: int, past: Rows) -> None:
-        self._suggesters, self._seed = suggesters, seed
+    def __init__(self, suggesters: Mapping[str, Suggester], seed: int, num_trials: int, past: Rows, slots: int) -> None:
+        self._suggesters, self._seed, self._slots = suggesters, seed, slots
         self._again = deque(recorded_trial(row) for row in past.values() if row["status"] == "running")
         self._left = _left(list(suggesters), num_trials, past)
-        self._running: dict[str, PlannedTrial] = {}
+        self._launched: dict[str, PlannedTrial] = {}
+        self._started: dict[str, Trial] = {}
         super().__init__(self._again, len(self._again) + sum(map(len, self._left.values())))
         for row in past.values():
             self._recall(row)
 
-    def num_pending(self, slots: int) -> int:
-        """As many as the slots: more would be chosen without the results of those that run."""
-        return slots
-
     def suggest(self, trial_id: str) -> Any:
-        """The next trial's own fields of :class:`trainables.spec.TrialSpec`; ``None`` where all searchers wait."""
+        """The next trial's own fields of :class:`trainables.spec.TrialSpec`; ``None`` where it has to wait."""
         trial: PlannedTrial | str | None = EXHAUSTED
         if self.error is None:
+            if not self._has_room():
+                return None
             with self._ending_the_search():
                 trial = self._again.popleft() if self._again else self._chosen()
         if not isinstance(trial, PlannedTrial):
             return trial
-        self.trials[trial.trial_id] = self._running[trial_id] = trial
+        self.trials[trial.trial_id] = self._launched[trial_id] = trial
         return _own_fields(trial)
+
+    def started(self, trial: Trial) -> None:
+        """Takes note that a trial got its worker."""
+        self._started[trial.trial_id] = trial
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Tells the searcher of a trial's precision what the trial reported."""
-        trial = self._running[trial_id]
+        trial = self._launched[trial_id]
         if _is_sound(result):
             with self._ending_the_search():
                 self._suggesters[trial.precision].report(trial.trial_id, result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tells the searcher of a trial's precision how the trial ended."""
-        trial = self._running.pop(trial_id)
+        trial = self._launched.pop(trial_id)
+        self._started.pop(trial_id, None)
         sound = not error and result is not None and _is_sound(result)
         with self._ending_the_search():
             self._suggesters[trial.precision].end(trial, result if sound else None)
+
+    def _has_room(self) -> bool:
+        waiting = len(self._launched) - len(self._started)
+        # Trials that a scheduler has paused count as neither, since they may wait for further ones themselves.
+        running = sum(trial.status == Trial.RUNNING for trial in self._started.values())
+        return waiting < max(1, self._slots - running)
 
     def _chosen(self) -> PlannedTrial | str | None:
         """A new trial in the precision that has come least far, of those whose searchers do not wait."""
@@ -163,7 +168,7 @@ class Suggested(Search):
 
 
 def make_search(
-    sweep: "Sweep", precisions: Sequence[str], metric: str, mode: Literal["max", "min"], past: Rows
+    sweep: "Sweep", precisions: Sequence[str], metric: str, mode: Literal["max", "min"], past: Rows, slots: int
 ) -> Search:
     """The search of a sweep, or what is left of it.
 
@@ -172,6 +177,7 @@ def make_search(
         precisions: those that remain after the probe.
         metric, mode: what is ranked by.
         past: the trials of earlier processes.
+        slots: trials that the cluster runs at once, as it stands.
 
     Raises:
         SweepError: the points cannot be read, or the searcher cannot be used.
@@ -181,7 +187,7 @@ def make_search(
         return PlannedTrials([trial for trial in plan_search(sweep, precisions) if trial.trial_id not in ended])
     share = sweep.num_trials // len(precisions)
     suggesters = {name: Suggester(new_searcher(sweep, share), sweep.space, metric, mode) for name in precisions}
-    return Suggested(suggesters, sweep.seed, sweep.num_trials, past)
+    return Suggested(suggesters, sweep.seed, sweep.num_trials, past, slots)
 
 
 def _own_fields(trial: PlannedTrial) -> dict[str, Any]:

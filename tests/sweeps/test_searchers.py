@@ -5,6 +5,7 @@ import math
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from ray.tune.search.optuna import OptunaSearch
 from sweeps import Sweep, SweepError, choice, loguniform, quniform, uniform
 from sweeps.engine.rows import started
 from sweeps.search.plan import PlannedTrial, plan_search, preview, search_seed
-from sweeps.search.searchers import PlannedTrials, Suggested, make_search
+from sweeps.search.searchers import Suggested, make_search
 from sweeps.search.suggester import EXHAUSTED
 
 PRECISIONS = ["fp32", "bf16-mixed"]
@@ -38,7 +39,7 @@ def declare(**fields: Any) -> Sweep:
 
 
 def make(sweep: Sweep, past: Mapping[str, Any] | None = None) -> Any:
-    return make_search(sweep, PRECISIONS, "val_accuracy", "max", past or {})
+    return make_search(sweep, PRECISIONS, "val_accuracy", "max", past or {}, slots=2)
 
 
 def result(value: float, status: str = "completed") -> dict[str, Any]:
@@ -65,6 +66,7 @@ def drive(search: Any, evaluate: Evaluate, slots: int = 2, most: int = 10**6) ->
                 break
             trials[f"tune-{number}"] = search.trials[suggestion["spec"]["trial_id"]]
             running.append(f"tune-{number}")
+            search.started(SimpleNamespace(trial_id=f"tune-{number}", status="RUNNING"))
         if not running:
             assert suggestion == EXHAUSTED
             break
@@ -404,9 +406,35 @@ def test_nested_and_own_spaces_are_taken_as_they_are() -> None:
         assert 0 <= trial.config["model/width"] <= 2
 
 
-def test_as_many_wait_as_there_are_slots_where_results_count() -> None:
-    assert [make(declare()).num_pending(slots) for slots in (1, 2, 64)] == [1, 2, 64]
-    assert [PlannedTrials([]).num_pending(slots) for slots in (1, 2, 64)] == [16, 16, 128]
+def test_as_many_trials_wait_as_there_are_free_slots_and_always_one() -> None:
+    search = make_search(declare(), PRECISIONS, "val_accuracy", "max", {}, slots=3)
+    names = iter("abcdefghijkl")
+    started: dict[str, SimpleNamespace] = {}
+
+    def ask() -> list[str]:
+        """All that are to be had now."""
+        asked = []
+        for name in names:
+            if search.suggest(name) is None:
+                return asked
+            asked.append(name)
+        return asked
+
+    def start(name: str) -> None:
+        started[name] = SimpleNamespace(trial_id=name, status="RUNNING")
+        search.started(started[name])
+
+    assert ask() == ["a", "b", "c"]
+    start("a")
+    assert ask() == []  # two wait for two slots
+    search.on_trial_complete("a", result=result(0.5))
+    assert ask() == ["f"]
+    for name in "bcf":
+        start(name)
+    assert ask() == ["h"]  # all slots are taken; a cluster that grows sees that another one waits
+    for name in "bcf":
+        started[name].status = "PAUSED"
+    assert len(ask()) == 2
 
 
 def test_planned_trials_leave_out_what_has_ended() -> None:
