@@ -157,6 +157,8 @@ class _Run:
             self.recorder.record("trial", rows.never_ran(trial, "search", "excluded", reason))
         if search.total:
             run_search(self.sweep, self.source, search, self.past.reports, resources, metric, mode, self.recorder)
+        if search.remark:
+            self.recorder.progress.say(f"  {search.remark}")
         if search.error is not None:
             kept = "what was measured so far is kept, --resume goes on with it"
             raise Unfinished(f"{search.error}; {kept}") from search.error

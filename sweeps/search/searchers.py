@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 Rows = Mapping[str, Mapping[str, Any]]
 """Trials of the search by id, as the journal has them."""
 
+MOST_IDLE = 20
+"""How often in a row all searchers may wait while no trial runs; Tune then asks about once a second."""
+
 
 class Search(Searcher):
     """Hands Tune the trials of a search.
@@ -27,7 +30,7 @@ class Search(Searcher):
         trials: known by now; ``trials`` has them by id, and further ones as they are chosen.
         total: trials that it hands out at most.
 
-    ``error`` says why it ended early, where it did.
+    ``error`` is what a searcher raised, ``remark`` why the search ended early where nothing was raised.
     """
 
     def __init__(self, trials: Sequence[PlannedTrial], total: int) -> None:
@@ -35,6 +38,7 @@ class Search(Searcher):
         self.trials = {trial.trial_id: trial for trial in trials}
         self.total = total
         self.error: SweepError | None = None
+        self.remark: str | None = None
 
     def started(self, trial: Trial) -> None:
         """Takes note that a trial got its worker."""
@@ -96,6 +100,7 @@ class Suggested(Search):
         self._left = _left(list(suggesters), num_trials, past)
         self._launched: dict[str, PlannedTrial] = {}
         self._started: dict[str, Trial] = {}
+        self._num_idle = 0
         super().__init__(self._again, len(self._again) + sum(map(len, self._left.values())))
         for row in past.values():
             self._recall(row)
@@ -148,8 +153,22 @@ class Suggested(Search):
             if config == EXHAUSTED or not self._left[precision]:
                 del self._left[precision]
             if isinstance(config, dict):
+                self._num_idle = 0
                 return search_trial(self._seed, index, config, precision)
-        return None if self._left else EXHAUSTED
+        return self._waiting() if self._left else EXHAUSTED
+
+    def _waiting(self) -> str | None:
+        """``None``; but where a searcher waits for what will never come, the search ends.
+
+        Ray's BayesOptSearch does after a failed trial: it counts the results of its random start, not their failures.
+        """
+        self._num_idle = 0 if self._launched else self._num_idle + 1
+        if self._num_idle < MOST_IDLE:
+            return None
+        names = sorted({self._suggesters[precision].name for precision in self._left})
+        short = sum(map(len, self._left.values()))
+        self.remark = f"{', '.join(names)} waits for results though no trial runs; the search ends {short} trials early"
+        return EXHAUSTED
 
     def _recall(self, row: Mapping[str, Any]) -> None:
         trial = recorded_trial(row)

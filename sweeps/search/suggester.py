@@ -163,7 +163,7 @@ class Suggester:
             raise
         except Exception as error:
             why = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
-            raise SweepError(f"searcher: {method} of {self.name} must not raise, got {why}; mend it") from error
+            raise SweepError(f"searcher: {method} of {self.name} must not raise, got {why}; correct it or the space") from error
 
 
 @contextmanager

@@ -52,8 +52,11 @@ def own_space(**highest: float) -> dict[str, FloatDistribution]:
     return {name: FloatDistribution(0, high) for name, high in highest.items()}
 
 
-def drive(search: Any, evaluate: Evaluate, slots: int = 2, most: int = 10**6) -> list[PlannedTrial]:
-    """Runs a search to its end, or until so many trials have ended: ``slots`` at once, the first to begin first."""
+def drive(search: Any, evaluate: Evaluate, slots: int = 2, most: int = 10**6, limit: int = 1) -> list[PlannedTrial]:
+    """Runs a search to its end, or until so many trials have ended: ``slots`` at once, the first to begin first.
+
+    ``limit``: how often a search that has nothing running may ask for patience.
+    """
     ended: list[PlannedTrial] = []
     running: deque[str] = deque()
     trials: dict[str, PlannedTrial] = {}
@@ -68,7 +71,8 @@ def drive(search: Any, evaluate: Evaluate, slots: int = 2, most: int = 10**6) ->
             running.append(f"tune-{number}")
             search.started(SimpleNamespace(trial_id=f"tune-{number}", status="RUNNING"))
         if not running:
-            assert suggestion == EXHAUSTED
+            waits = [search.suggest("idle") for _ in range(limit)]
+            assert waits[-1] == EXHAUSTED
             break
         name = running.popleft()
         last = evaluate(trials[name])
@@ -275,6 +279,32 @@ def test_a_limited_searcher_waits_for_its_own_results() -> None:
     assert search.suggest("f")["spec"]["trial_id"] == "search-0001-fp32"
 
 
+class Waiting(Counting):
+    """Waits for a success of its first trial."""
+
+    def suggest(self, trial_id: str) -> Any:
+        if self.next and not any(not error for _, error in self.told.values()):
+            return None
+        return super().suggest(trial_id)
+
+
+def test_a_searcher_that_would_wait_for_ever_ends_the_search() -> None:
+    search = make(declare(space={}, searcher=Waiting()))
+    for name in "ab":
+        assert search.suggest(name)["spec"]["config"] == {"n": 0}
+    assert [search.suggest("c") for _ in range(50)] == [None] * 50
+    search.on_trial_complete("a", result=result(0.5))
+    search.on_trial_complete("b", error=True)
+    names = [search.suggest(f"fp32-{number}")["spec"]["trial_id"] for number in range(2)]
+    assert names == ["search-0001-fp32", "search-0002-fp32"]
+    for number in range(2):
+        search.on_trial_complete(f"fp32-{number}", result=result(0.5))
+    more = drive(search, lambda trial: result(0.5), limit=100)
+    assert {trial.precision for trial in more} == {"fp32"}
+    assert search.error is None
+    assert search.remark == "Waiting waits for results though no trial runs; the search ends 5 trials early"
+
+
 def test_repeats_of_a_configuration_have_seeds_of_their_own() -> None:
     repeater = Repeater(OptunaSearch(sampler=TPESampler(seed=0)), repeat=3, set_index=False)
     ended = drive(make(declare(searcher=repeater)), distance, slots=1)
@@ -318,7 +348,7 @@ def test_an_error_of_the_searcher_ends_the_search_with_its_reason(method: str) -
     ended = drive(search, lambda trial: result(0.5))
     assert 2 <= len(ended) < 12
     assert str(search.error) == (
-        f"searcher: {method} of Raising must not raise, got ValueError: planted in {method}; mend it"
+        f"searcher: {method} of Raising must not raise, got ValueError: planted in {method}; correct it or the space"
     )
     assert isinstance(search.error.__cause__, ValueError)
 
