@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 from analysis.schema import ResultsError
 from sweeps.engine.flags import parse, parse_run
 from sweeps.engine.sweep import Sweep, SweepError
+from sweeps.search.checks import Unfinished
 from trainables.ladder import LADDER
 from trainables.loading import TaskError
 
@@ -59,6 +60,8 @@ def _exit(command: Callable[[], int]) -> NoReturn:
         sys.exit(command())
     except (SweepError, TaskError, ResultsError) as error:
         _fail(str(error), BAD_INPUT)
+    except Unfinished as error:
+        _fail(str(error), FAILED)
     except KeyboardInterrupt:
         _fail("interrupted; what was measured so far is kept, --resume goes on with it", FAILED)
 
