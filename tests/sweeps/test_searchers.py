@@ -1,98 +1,31 @@
-"""Searches driven by hand, as Ray Tune drives them, with real searchers and made-up results."""
+"""What searchers choose, and what they are told, in searches driven by hand."""
 
 import json
-import math
-import sys
-from collections import deque
-from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from optuna.distributions import FloatDistribution
 from optuna.samplers import TPESampler
-from optuna.trial import TrialState
-from ray.tune.search import ConcurrencyLimiter, Repeater, Searcher
+from ray.tune.search import ConcurrencyLimiter, Repeater
 from ray.tune.search.optuna import OptunaSearch
+from searches import (
+    PRECISIONS,
+    RANKS,
+    SPACE,
+    Counting,
+    declare,
+    distance,
+    drive,
+    make,
+    own_space,
+    result,
+    rows_of,
+    studies,
+)
 
-from sweeps import Sweep, SweepError, choice, loguniform, quniform, uniform
-from sweeps.engine.rows import started
+from sweeps import uniform
 from sweeps.search.plan import PlannedTrial, plan_search, preview, search_seed
-from sweeps.search.searchers import Suggested, make_search
-from sweeps.search.suggester import EXHAUSTED
-from trainables.spec import Checkpoints
-
-RANKS = Checkpoints("unused", 0, "val_accuracy", "max")
-PRECISIONS = ["fp32", "bf16-mixed"]
-SPACE = {
-    "x": uniform(0, 1),
-    "y": loguniform(1e-4, 1),
-    "z": quniform(0.05, 0.25, 0.1),
-    "w": choice([1, None, "a"]),
-    "k": 5,
-}
-
-Evaluate = Callable[[PlannedTrial], dict[str, Any] | None]
-
-
-def declare(**fields: Any) -> Sweep:
-    known = {"name": "s", "task": "tasks:build", "space": SPACE, "searcher": "tpe", "num_trials": 12}
-    return Sweep(**{**known, "precisions": tuple(PRECISIONS)} | fields)
-
-
-def make(sweep: Sweep, past: Mapping[str, Any] | None = None) -> Any:
-    return make_search(sweep, PRECISIONS, RANKS, past or {}, slots=2)
-
-
-def result(value: float, status: str = "completed") -> dict[str, Any]:
-    """What Tune passes on of a report."""
-    numbers = {"training_iteration": 1, "val_accuracy": value, "val_loss": -value}
-    return {**numbers, "report/status": status, "date": "today", "done": True}
-
-
-def own_space(**highest: float) -> dict[str, FloatDistribution]:
-    return {name: FloatDistribution(0, high) for name, high in highest.items()}
-
-
-def drive(search: Any, evaluate: Evaluate, slots: int = 2, most: int = 10**6, limit: int = 1) -> list[PlannedTrial]:
-    """Runs a search to its end, or until so many trials have ended: ``slots`` at once, the first to begin first.
-
-    ``limit``: how often a search that has nothing running may ask for patience.
-    """
-    ended: list[PlannedTrial] = []
-    running: deque[str] = deque()
-    trials: dict[str, PlannedTrial] = {}
-    number = 0
-    while len(ended) < most:
-        while len(running) < slots:
-            number += 1
-            suggestion = search.suggest(f"tune-{number}")
-            if not isinstance(suggestion, dict):
-                break
-            trials[f"tune-{number}"] = search.trials[suggestion["spec"]["trial_id"]]
-            running.append(f"tune-{number}")
-            search.started(SimpleNamespace(trial_id=f"tune-{number}", status="RUNNING"))
-        if not running:
-            waits = [search.suggest("idle") for _ in range(limit)]
-            assert waits[-1] == EXHAUSTED
-            break
-        name = running.popleft()
-        last = evaluate(trials[name])
-        if last is not None and last["report/status"] == "completed":
-            search.on_trial_result(name, last)
-        search.on_trial_complete(name, result=last, error=last is None)
-        ended.append(trials[name])
-    return ended
-
-
-def studies(search: Suggested) -> dict[str, Any]:
-    return {name: suggester._searcher._ot_study for name, suggester in search._suggesters.items()}
-
-
-def distance(trial: PlannedTrial) -> dict[str, Any]:
-    """The best x of fp32 is 0.1, that of bf16-mixed is 0.9."""
-    best = 0.1 if trial.precision == "fp32" else 0.9
-    return result(-abs(trial.config["x"] - best))
+from sweeps.search.searchers import make_search
 
 
 def test_tpe_follows_the_results_of_each_precision_alone() -> None:
@@ -147,43 +80,6 @@ def test_trials_are_shared_out_as_in_a_plan(num_trials: int) -> None:
     assert {trial.trial_id: trial for trial in ended} == search.trials
 
 
-def test_failed_and_nan_trials_poison_nothing() -> None:
-    def faulty(trial: PlannedTrial) -> dict[str, Any] | None:
-        faults = [
-            result(math.nan),
-            result(math.inf),
-            None,
-            result(0.9, "diverged"),
-            {"report/status": "out_of_memory", "training_iteration": 1},
-            result(0.1, "running"),
-        ]
-        return faults[trial.index] if trial.index < len(faults) else distance(trial)
-
-    search = make(declare(num_trials=24))
-    ended = drive(search, faulty)
-    assert len(ended) == 24
-    assert search.error is None
-    for study in studies(search).values():
-        assert [trial.state for trial in study.trials[:6]] == [TrialState.FAIL] * 5 + [TrialState.COMPLETE]
-        assert [trial.value for trial in study.trials[:6]] == [None] * 5 + [0.1]
-        assert {trial.state for trial in study.trials[6:]} == {TrialState.COMPLETE}
-        assert study.direction.name == "MAXIMIZE"
-
-
-def test_trials_that_all_fail_still_come_to_an_end() -> None:
-    assert len(drive(make(declare()), lambda trial: None)) == 12
-
-
-def rows_of(search: Any, ended: list[PlannedTrial], evaluate: Evaluate) -> dict[str, dict[str, Any]]:
-    """The journal's rows of a search that was interrupted."""
-    rows = {name: started(trial, "search", 1, 0) for name, trial in search.trials.items()}
-    for trial in ended:
-        last = evaluate(trial)
-        status = "errored" if last is None else "completed" if last["report/status"] == "completed" else "pruned"
-        rows[trial.trial_id] |= {"status": status, **(last or {})}
-    return json.loads(json.dumps(rows))
-
-
 @pytest.mark.parametrize("num_ended", [0, 3, 7, 14])
 @pytest.mark.parametrize("searcher", ["tpe", "object", "limited", "own space"])
 def test_an_interrupted_search_goes_on(searcher: str, num_ended: int) -> None:
@@ -216,26 +112,6 @@ def test_an_interrupted_search_goes_on(searcher: str, num_ended: int) -> None:
         for trial in [*ended, *more]:
             if trial.index != 1:
                 assert distance(trial)["val_accuracy"] in values[trial.precision]
-
-
-class Counting(Searcher):
-    """Suggests 0, 1, 2, ... ends after some of them, and keeps what it is told."""
-
-    def __init__(self, last: int = 10**6) -> None:
-        super().__init__()
-        self.next, self.last = 0, last
-        self.told: dict[str, tuple[Any, bool]] = {}
-        self.asked: dict[str, int] = {}
-
-    def suggest(self, trial_id: str) -> Any:
-        if self.next > self.last:
-            return Searcher.FINISHED
-        self.asked[trial_id] = self.next
-        self.next += 1
-        return {"n": self.asked[trial_id]}
-
-    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-        self.told[trial_id] = (result and result["val_accuracy"], error)
 
 
 def test_a_searcher_that_cannot_be_told_of_others_trials_hears_of_them_when_it_repeats_itself() -> None:
@@ -281,32 +157,6 @@ def test_a_limited_searcher_waits_for_its_own_results() -> None:
     assert search.suggest("f")["spec"]["trial_id"] == "search-0001-fp32"
 
 
-class Waiting(Counting):
-    """Waits for a success of its first trial."""
-
-    def suggest(self, trial_id: str) -> Any:
-        if self.next and not any(not error for _, error in self.told.values()):
-            return None
-        return super().suggest(trial_id)
-
-
-def test_a_searcher_that_would_wait_for_ever_ends_the_search() -> None:
-    search = make(declare(space={}, searcher=Waiting()))
-    for name in "ab":
-        assert search.suggest(name)["spec"]["config"] == {"n": 0}
-    assert [search.suggest("c") for _ in range(50)] == [None] * 50
-    search.on_trial_complete("a", result=result(0.5))
-    search.on_trial_complete("b", error=True)
-    names = [search.suggest(f"fp32-{number}")["spec"]["trial_id"] for number in range(2)]
-    assert names == ["search-0001-fp32", "search-0002-fp32"]
-    for number in range(2):
-        search.on_trial_complete(f"fp32-{number}", result=result(0.5))
-    more = drive(search, lambda trial: result(0.5), limit=100)
-    assert {trial.precision for trial in more} == {"fp32"}
-    assert search.error is None
-    assert search.remark == "Waiting waits for results though no trial runs; the search ends 5 trials early"
-
-
 def test_repeats_of_a_configuration_have_seeds_of_their_own() -> None:
     repeater = Repeater(OptunaSearch(sampler=TPESampler(seed=0)), repeat=3, set_index=False)
     ended = drive(make(declare(searcher=repeater)), distance, slots=1)
@@ -323,111 +173,6 @@ def test_a_searcher_keeps_its_own_metric_and_mode() -> None:
         own = [distance(trial)["val_loss"] for trial in ended if trial.precision == precision]
         assert [trial.value for trial in study.trials] == own
         assert study.direction.name == "MINIMIZE"
-
-
-class Raising(Counting):
-    def __init__(self, method: str, after: int) -> None:
-        super().__init__()
-        self.method, self.after = method, after
-
-    def suggest(self, trial_id: str) -> Any:
-        if self.method == "suggest" and self.next >= self.after:
-            raise ValueError("planted\nin suggest")
-        return super().suggest(trial_id)
-
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        if self.method == "on_trial_result" and self.next >= self.after:
-            raise ValueError("planted\nin on_trial_result")
-
-    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-        if self.method == "on_trial_complete" and self.next >= self.after:
-            raise ValueError("planted\nin on_trial_complete")
-
-
-@pytest.mark.parametrize("method", ["suggest", "on_trial_result", "on_trial_complete"])
-def test_an_error_of_the_searcher_ends_the_search_with_its_reason(method: str) -> None:
-    search = make(declare(space={}, searcher=Raising(method, after=2)))
-    ended = drive(search, lambda trial: result(0.5))
-    assert 2 <= len(ended) < 12
-    assert str(search.error) == (
-        f"searcher: {method} of Raising must not raise, got ValueError: planted in {method}; correct it or the space"
-    )
-    assert isinstance(search.error.__cause__, ValueError)
-
-
-def test_a_metric_that_no_trial_reports_ends_the_search() -> None:
-    search = make(declare(searcher=OptunaSearch(metric="val_acc", mode="max")))
-    ended = drive(search, distance)
-    assert len(ended) <= 2
-    assert str(search.error).startswith(
-        "searcher: the metric of OptunaSearch must be one of val_accuracy, val_loss, got 'val_acc'"
-    )
-
-
-class Odd(Counting):
-    def __init__(self, suggestion: Any) -> None:
-        super().__init__()
-        self.suggestion = suggestion
-
-    def suggest(self, trial_id: str) -> Any:
-        return self.suggestion
-
-
-class Uncopyable(Counting):
-    def __deepcopy__(self, memo: Any) -> Any:
-        raise TypeError("cannot pickle '_thread.lock' object")
-
-
-class OnlySuggests:
-    def suggest(self, trial_id: str) -> dict[str, Any]:
-        return {}
-
-
-@pytest.mark.parametrize(
-    ("searcher", "message"),
-    [
-        (
-            Raising("suggest", after=0),
-            "searcher: suggest of Raising must not raise, got ValueError: planted in suggest",
-        ),
-        (Odd(3), r"searcher: Odd\.suggest must give hyperparameters by name, got 3"),
-        (Odd(None), "searcher: Odd must suggest a configuration when first asked, got None"),
-        (Odd(Searcher.FINISHED), "searcher: Odd must suggest a configuration when first asked, got 'FINISHED'"),
-        (
-            Odd({"y": 1}),
-            r"searcher: Odd must choose all that the space leaves open, got \['y'\]; add x to its own space",
-        ),
-        (Odd({"x": [1]}), "searcher, x: must be a finite number"),
-        (Odd({"x": 1, "seed": 1}), "searcher: Odd must not choose the precision or the seed, got 'seed'"),
-        (
-            OptunaSearch(space=lambda trial: 3, metric="m", mode="max"),
-            "searcher: suggest of OptunaSearch must not raise, got TypeError: ",
-        ),
-        (
-            OptunaSearch(space=own_space(x=1.0)),
-            "searcher: suggest of OptunaSearch must not raise, got RuntimeError: .*`metric`",
-        ),
-        (Uncopyable(), "searcher: must be an object that can be copied, one for each precision .*_thread.lock"),
-        (OnlySuggests(), "searcher: must be a name or a Ray Tune Searcher, got <.*OnlySuggests object"),
-    ],
-)
-def test_a_searcher_that_cannot_begin_is_refused_before_anything_starts(searcher: Any, message: str) -> None:
-    sweep = declare(searcher=searcher, space={"x": uniform(0, 1)})
-    with pytest.raises(SweepError, match=f"^{message}") as refused:
-        preview(sweep, PRECISIONS)
-    assert "\n" not in str(refused.value)
-
-
-def test_a_searcher_that_needs_a_space_is_refused_without_one() -> None:
-    with pytest.raises(SweepError, match=r"^searcher: suggest of OptunaSearch must not raise, got RuntimeError: "):
-        preview(declare(space={"k": 5}, searcher=OptunaSearch()), PRECISIONS)
-
-
-def test_tpe_without_optuna_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(SweepError, match=r"^searcher: tpe needs optuna.*pip install \"ampsweep\[tpe\]\"") as refused:
-        preview(declare(), PRECISIONS)
-    assert "\n" not in str(refused.value)
 
 
 def test_nested_and_own_spaces_are_taken_as_they_are() -> None:
