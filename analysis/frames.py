@@ -25,7 +25,7 @@ Columns = dict[str, str]
 
 def trials_frame(journals: Sequence[Journal]) -> pd.DataFrame:
     """A row for every trial of the journals, in the order of their first lines."""
-    rows = [row | {"sweep": journal.run_name} for journal in journals for row in journal.trials.values()]
+    rows = [row | _own(row, journal) for journal in journals for row in journal.trials.values()]
     metrics = _metrics(journals, rows)
     best = [BEST_PREFIX + metric for metric in metrics if any(BEST_PREFIX + metric in row for row in rows)]
     best += [BEST_PREFIX + journal.sweep["metric"] for journal in journals]
@@ -35,6 +35,13 @@ def trials_frame(journals: Sequence[Journal]) -> pd.DataFrame:
     values = {CONFIG_PREFIX + name: _config_values([config.get(name) for config in configs]) for name in names}
     at = frame.columns.get_loc("seed") + 1  # type: ignore[operator]
     return pd.concat([frame.iloc[:, :at], pd.DataFrame(values, index=frame.index), frame.iloc[:, at:]], axis=1)
+
+
+def _own(row: Record, journal: Journal) -> Record:
+    """The sweep's name, and the checkpoint's path, which the journal holds relative to a folder that may move."""
+    checkpoint = row.get("checkpoint")
+    where = {"checkpoint": str(journal.folder / checkpoint)} if isinstance(checkpoint, str) else {}
+    return {"sweep": journal.run_name} | where
 
 
 def history_frame(journals: Sequence[Journal]) -> pd.DataFrame:

@@ -11,6 +11,7 @@ SCHEMA_VERSION: Final = 1
 SWEEP_FILE: Final = "sweep.json"
 JOURNAL_DIR: Final = "journal"
 EXAMPLES_DIR: Final = "examples"
+CHECKPOINTS_DIR: Final = "checkpoints"
 
 Status = Literal[
     "running",
@@ -25,6 +26,9 @@ Status = Literal[
     "lost",
 ]
 STATUSES: Final[tuple[Status, ...]] = get_args(Status)
+
+UNFINISHED: Final[tuple[Status, ...]] = ("running", "lost")
+"""Statuses of trials that a resumed run goes on with."""
 
 Stage = Literal["probe", "search", "confirm"]
 STAGES: Final[tuple[Stage, ...]] = get_args(Stage)

@@ -23,7 +23,7 @@ class Best:
         config: its hyperparameters.
         precision: its precision.
         metric: name of the metric.
-        value: the best value that the trial reached.
+        value: the trial's last value of the metric, which its checkpoint's weights have.
         checkpoint: path of its checkpoint, ``None`` if none was kept.
         row: all of its columns.
     """
@@ -75,12 +75,15 @@ def summary(trials: pd.DataFrame, by: Sequence[str], metric: str, mode: str) -> 
     return table
 
 
-_VALUE = "_value"
+_VALUE, _NOT_KEPT = "_value", "_not_kept"
 _USUAL = ("sweep", "stage", "status", "precision", "effective_precision", "seed", "device")
 
 
 def best(trials: pd.DataFrame, metric: str, mode: str, precision: str | None = None) -> Best:
-    """The trial of search or confirm, completed or pruned, that reached the best metric; of equal ones the lower loss.
+    """The completed trial of search or confirm that ended with the best metric; of equal ones those
+    whose weights are kept, then the one of lower loss.
+
+    Where none has completed, the best of the pruned ones.
 
     Args:
         trials: of sweeps with one metric.
@@ -91,15 +94,17 @@ def best(trials: pd.DataFrame, metric: str, mode: str, precision: str | None = N
     Raises:
         ResultsError: no such trial has the metric.
     """
-    kept = trials[(trials["stage"] != "probe") & trials["status"].isin(["completed", "pruned"])]
+    kept = trials[(trials["stage"] != "probe") & np.isfinite(trials[metric])]
     if precision is not None:
         kept = kept[kept["precision"] == precision]
-    kept = kept.assign(**{_VALUE: _values(kept, metric)})
-    kept = kept[np.isfinite(kept[_VALUE])]
+    by_status = [kept[kept["status"] == status] for status in ("completed", "pruned")]
+    kept = next((some for some in by_status if len(some)), kept.iloc[:0])
     if kept.empty:
         of = f" of {precision}" if precision is not None else ""
         raise ResultsError(f"best: no completed or pruned trial{of} has a {metric}; see the statuses in results.trials")
-    row = kept.sort_values([_VALUE, "val_loss", "trial_id"], ascending=[mode == "min", True, True]).iloc[0]
+    order = {metric: mode == "min", _NOT_KEPT: True, "val_loss": True, "trial_id": True}  # column -> ascending
+    kept = kept.assign(**{_NOT_KEPT: kept["checkpoint"].isna()})
+    row = kept.sort_values(list(order), ascending=list(order.values())).iloc[0].drop(_NOT_KEPT)
     config = {
         name.removeprefix(CONFIG_PREFIX): _plain(row[name]) for name in row.index if name.startswith(CONFIG_PREFIX)
     }
@@ -109,9 +114,9 @@ def best(trials: pd.DataFrame, metric: str, mode: str, precision: str | None = N
         config={name: value for name, value in config.items() if value is not None},
         precision=row["precision"],
         metric=metric,
-        value=float(row[_VALUE]),
+        value=float(row[metric]),
         checkpoint=_plain(row["checkpoint"]),
-        row=row.drop(_VALUE),
+        row=row,
     )
 
 

@@ -1,7 +1,7 @@
 """Batches in an order that depends on the seed and the epoch alone, so that paired and resumed runs see the same."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -61,7 +61,7 @@ class TrainingData:
         starts = range(0, self.batch_size, self._part_size)
         self.shares = [min(self._part_size, self.batch_size - start) / self.batch_size for start in starts]
         self._stream = _streamer(task.train_set, task.collate, device, dtype)
-        self._digest = hashlib.sha256()
+        self._digest, self._num_digested = b"", 0
         self._first_content = self._hash_first_part()  # at once: items may be drawn at random, in later state
 
     def _hash_first_part(self) -> bytes:
@@ -85,7 +85,7 @@ class TrainingData:
         epoch, skipped = divmod(first_step, self.steps_per_epoch)
         while True:
             order = self.order(epoch)
-            self._digest.update(order.numpy().tobytes())
+            self._digest_order(epoch, order)
             steps = [
                 whole.split(self._part_size) for whole in order[skipped * self.batch_size :].split(self.batch_size)
             ]
@@ -94,13 +94,26 @@ class TrainingData:
                 yield list(islice(parts, len(step)))
             epoch, skipped = epoch + 1, 0
 
+    def _digest_order(self, epoch: int, order: torch.Tensor) -> None:
+        if epoch == self._num_digested:  # a run that goes on in the middle of an epoch has it already
+            self._digest = hashlib.sha256(self._digest + order.numpy().tobytes()).digest()
+            self._num_digested += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """The fingerprint of the order so far; the order itself follows from the seed."""
+        return {"digest": self._digest.hex(), "num_digested": self._num_digested}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes up what :meth:`state_dict` gave."""
+        self._digest, self._num_digested = bytes.fromhex(state["digest"]), state["num_digested"]
+
     def first_part(self) -> Batch:
         """The first micro-batch of the run, drawn apart from :meth:`batches`."""
         return next(self._stream([self.order(0)[: self._part_size]]))
 
     def digest(self) -> str:
         """A fingerprint of the order so far and of the first micro-batch's content."""
-        return hashlib.sha256(self._digest.digest() + self._first_content).hexdigest()[:16]
+        return hashlib.sha256(self._digest + self._first_content).hexdigest()[:16]
 
 
 def validation_batches(

@@ -1,5 +1,6 @@
 """The fine-tuning loop: scale, backward, unscale, clip, step, update, in that order, without a device sync per step."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,6 +69,8 @@ class Loop:
         self._parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self._batches = self.data.batches()
         self._skipped = torch.zeros((), dtype=torch.int64, device=device)
+        self._losses: torch.Tensor | None = None
+        self._applied_before = 0
         self._base_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self._factors = self._schedule(num_steps)
         self._device_factors: torch.Tensor | None = None
@@ -91,22 +94,63 @@ class Loop:
                 outputs = upcast(outputs)
             return outputs, self._loss(outputs, batch)
 
-    def train(self, num_steps: int) -> Progress:
-        """Runs optimizer steps and waits for the device once, at the end."""
+    def train(self, num_steps: int, after_step: Callable[[], object] | None = None) -> Progress:
+        """Runs optimizer steps and waits for the device once, at the end.
+
+        Args:
+            num_steps: that are left of the interval; what was taken up in the middle of one counts into its figures.
+            after_step: called after each step but the last.
+        """
         self.model.train()
-        losses = torch.zeros((), device=self.device)
+        if self._losses is None:
+            self._losses = torch.zeros((), device=self.device)
+            self._applied_before = self.step - int(self._skipped)
         norm: torch.Tensor | None = None
-        applied_before = self.step - int(self._skipped)
-        for i in range(num_steps):
-            norm = self.train_step(losses, want_norm=i == num_steps - 1)
+        for left in reversed(range(num_steps)):
+            norm = self.train_step(self._losses, want_norm=left == 0)
+            if left and after_step is not None:
+                after_step()
         applied = self.step - int(self._skipped)
-        return Progress(
-            train_loss=float(losses) / (applied - applied_before) if applied > applied_before else float("nan"),
+        num_applied = applied - self._applied_before
+        progress = Progress(
+            train_loss=float(self._losses) / num_applied if num_applied else float("nan"),
             grad_norm=float("nan") if norm is None else float(norm),
             learning_rate=float(self.optimizer.param_groups[0]["lr"]),
             applied_steps=applied,
             loss_scale=self.scaler.get_scale() if self.scaler else None,
         )
+        self._losses = None
+        return progress
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the steps to come depend on, up to the random generators: tensors and plain data."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict()["state"],
+            "scaler": self.scaler.state_dict() if self.scaler is not None else None,
+            "step": self.step,
+            "skipped": int(self._skipped),
+            "losses": self._losses,
+            "applied_before": self._applied_before,
+            "data": self.data.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes up what :meth:`state_dict` gave; hyperparameters remain this loop's own."""
+        self.model.load_state_dict(state["model"])
+        own = self.optimizer.state_dict()["param_groups"]
+        rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.optimizer.load_state_dict({"state": state["optimizer"], "param_groups": own})
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate  # loading copies it; a tensor must stay on its device
+        if self.scaler is not None and state["scaler"] is not None:
+            self.scaler.load_state_dict(state["scaler"])
+        self.step = state["step"]
+        self._skipped.fill_(state["skipped"])
+        self._losses = None if state["losses"] is None else state["losses"].to(self.device)
+        self._applied_before = state["applied_before"]
+        self.data.load_state_dict(state["data"])
+        self._batches = self.data.batches(self.step)
 
     def train_step(self, losses: torch.Tensor, want_norm: bool = False) -> torch.Tensor | None:
         """One optimizer step; adds its loss to ``losses`` and returns the gradient norm where it was computed."""

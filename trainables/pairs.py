@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from trainables.build import build_loop, pick_device
 from trainables.effective import observe
 from trainables.isolation import isolated
 from trainables.ladder import LADDER
@@ -30,7 +31,6 @@ from trainables.loop import Loop
 from trainables.memory import is_out_of_memory, peak_memory_bytes, settle_process
 from trainables.precision import device_name, numerics
 from trainables.spec import TimingJob
-from trainables.trial import build_loop, pick_device
 
 MIN_STEPS, MIN_WINDOW_MS = 10, 50.0
 """A window's least number of timed steps, and its least length."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from trainables.build import build_loop, pick_device
 from trainables.effective import observe
 from trainables.evaluation import Evaluator
 from trainables.isolation import isolated
@@ -19,7 +20,6 @@ from trainables.loop import Loop
 from trainables.memory import is_out_of_memory, peak_memory_bytes, release_memory
 from trainables.precision import device_name, unsupported_reason
 from trainables.spec import TrialSpec
-from trainables.trial import build_loop, pick_device
 
 HOPELESS = 5.0
 """A precision is left out when a step takes more than this many times the first supported precision's."""

@@ -31,6 +31,7 @@ class TrialReport:
         peak_memory_bytes: of a training step.
         device: the device's type by name; ``node``: the host's name.
         init_digest, data_digest: fingerprints of initial weights and of the data order so far.
+        checkpoint: path of the weights that were kept, on the last report alone.
         examples: the final value per validation example of the metric that was asked for, on the last report alone.
     """
 
@@ -60,6 +61,7 @@ class TrialReport:
     node: str | None = None
     init_digest: str | None = None
     data_digest: str | None = None
+    checkpoint: str | None = None
     examples: NDArray[np.float64] | None = None
 
     @property

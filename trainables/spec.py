@@ -1,11 +1,22 @@
 """What one trial is asked to do. Plain data that travels to a worker process; imports no torch."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 from trainables.loading import TaskSource
+
+STATE_FILE = "state.pt"
+"""In the folder of a trial that still runs: all that it goes on from."""
+
+WEIGHTS_FILE = "weights.pt"
+"""In the folder of a trial that completed: its model's ``state_dict``."""
+
+EXPORT_FILE, TASK_FILE = "export.json", "task.py"
+"""Beside the weights in an exported folder: what they are, and the task where it was a file."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +43,27 @@ class Budget:
 
 
 @dataclass(frozen=True)
+class Checkpoints:
+    """Where the trials of a run are saved, and which of their weights are kept.
+
+    Args:
+        folder: of the run's checkpoints, seen by all nodes; a trial's own lie in a folder of its name.
+        every_s: seconds between two savings of a running trial, at least 0.
+        metric, mode: what completed trials are compared by.
+    """
+
+    folder: str
+    every_s: float
+    metric: str
+    mode: Literal["max", "min"]
+
+    def beats(self, value: float, other: float | None) -> bool:
+        """Whether a metric is known and better than another, or the other unknown."""
+        better = other is None or (value > other if self.mode == "max" else value < other)
+        return math.isfinite(value) and better
+
+
+@dataclass(frozen=True)
 class TrialSpec:
     """One training run: a configuration, a precision and a seed, on a task, within a budget.
 
@@ -45,6 +77,8 @@ class TrialSpec:
         num_cpus: threads for the CPU's share of the work, at least 1.
         num_gpus: GPUs of this trial; 0 trains on the CPU.
         examples_of: the metric whose value per validation example the last report carries; ``None`` for none.
+        checkpoints: where it is saved; ``None`` saves nothing.
+        to_beat: the best metric of a completed trial so far: weights that do not beat it are not kept.
     """
 
     trial_id: str
@@ -56,11 +90,18 @@ class TrialSpec:
     num_cpus: float = 1
     num_gpus: float = 0
     examples_of: str | None = None
+    checkpoints: Checkpoints | None = None
+    to_beat: float | None = None
 
     @property
     def num_threads(self) -> int:
         """Threads that an operation on the CPU may use."""
         return max(1, int(self.num_cpus))
+
+    @property
+    def checkpoint_folder(self) -> Path | None:
+        """Where this trial is saved."""
+        return None if self.checkpoints is None else Path(self.checkpoints.folder) / self.trial_id
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as :meth:`from_dict` takes it."""
@@ -69,7 +110,10 @@ class TrialSpec:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "TrialSpec":
         """The trial that :meth:`to_dict` described."""
-        return cls(**{**data, "task": TaskSource(**data["task"]), "budget": Budget(**data["budget"])})
+        parts: dict[str, Any] = {"task": TaskSource(**data["task"]), "budget": Budget(**data["budget"])}
+        if data.get("checkpoints") is not None:
+            parts["checkpoints"] = Checkpoints(**data["checkpoints"])
+        return cls(**{**data, **parts})
 
 
 @dataclass(frozen=True)

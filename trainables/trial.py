@@ -1,180 +1,235 @@
-"""One trial from beginning to end: a generator of reports that never raises for what the trial itself does wrong."""
+"""One trial from beginning to end, or from where it was saved: a generator of reports that never raises for what the
+trial itself does wrong.
+"""
 
 import copy
+import dataclasses
 import math
 import socket
-import statistics
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
 
+from trainables import checkpoint
+from trainables.build import build_loop, pick_device
+from trainables.checkpoint import Saver
 from trainables.effective import Observation, observe
-from trainables.evaluation import Evaluator, extremes
-from trainables.isolation import isolated, seed_everything
+from trainables.evaluation import Evaluator
+from trainables.figures import divergence, fill, fill_times, known
+from trainables.isolation import isolated
 from trainables.ladder import Precision
-from trainables.loading import build_task, describe, load_function
+from trainables.loading import describe, load_function
 from trainables.loop import Loop, Progress
 from trainables.memory import is_out_of_memory, peak_memory_bytes, release_memory
 from trainables.precision import device_name, lookup, unsupported_reason
 from trainables.report import TrialReport
-from trainables.spec import TrialSpec
-from trainables.task import Hyperparameters
-
-
-def pick_device(num_gpus: float) -> torch.device:
-    """The device of a trial: the first visible GPU where it was given one, else the CPU.
-
-    Raises:
-        RuntimeError: a GPU was given, but PyTorch sees none.
-    """
-    if num_gpus <= 0:
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise RuntimeError(
-            f"gpus_per_trial is {num_gpus}, but PyTorch sees no GPU here; install its CUDA build or use 0"
-        )
-    return torch.device("cuda", 0)
-
-
-def build_loop(spec: TrialSpec, precision: Precision, device: torch.device, num_steps: bool = True) -> Loop:
-    """A trial's loop, the same for every precision up to the precision itself.
-
-    Args:
-        spec: what to build; every generator is seeded with its seed before the task is built, and again after.
-        precision: whose numerics are in force.
-        device: where it trains.
-        num_steps: whether the schedule spans the spec's budget, or stays at its start.
-    """
-    seed_everything(spec.seed)
-    task = build_task(spec.task, spec.config)
-    hyper = Hyperparameters.of(spec.config)
-    batch_size = min(hyper.batch_size, len(task.train_set))  # type: ignore[arg-type]
-    steps_per_epoch = len(task.train_set) // batch_size  # type: ignore[arg-type]
-    loop = Loop(
-        task, hyper, precision, spec.seed, device, spec.budget.num_steps(steps_per_epoch) if num_steps else None
-    )
-    seed_everything(spec.seed)  # dropout must not depend on how much building drew
-    return loop
+from trainables.spec import STATE_FILE, WEIGHTS_FILE, TrialSpec
 
 
 def run_trial(spec: TrialSpec) -> Iterator[TrialReport]:
-    """Trains, evaluates and reports until the budget is spent or the trial fails.
+    """Trains, evaluates and reports until the budget is spent or the trial fails; see :meth:`Trial.reports`."""
+    return Trial(spec).reports()
+
+
+class Trial:
+    """A training run that can be saved between reports and taken up again, in another process or on another machine.
 
     Args:
-        spec: what to run.
-
-    Yields:
-        a report after every interval; the last one has a status other than ``running``. What fails is its status and
-        reason.
+        spec: what to run. Where its own folder holds a state of it, it goes on from there.
     """
-    report = TrialReport(spec.trial_id, node=socket.gethostname())
-    started = time.perf_counter()
-    device: torch.device | None = None
-    try:
-        device = pick_device(spec.num_gpus)
-        report.device = device_name(device)
+
+    def __init__(self, spec: TrialSpec) -> None:
+        self._spec = spec
+        self._report = TrialReport(spec.trial_id, node=socket.gethostname())
+        self._past: list[dict[str, Any]] = []
+        self._step_times: list[float] = []
+        self._elapsed_s = 0.0
+        self._wall_before_s = 0.0
+        self._started = time.perf_counter()
+        self._loop: Loop | None = None
+        self._state: Mapping[str, Any] | None = None
+
+    def reports(self) -> Iterator[TrialReport]:
+        """Trains, evaluates and reports until the budget is spent or the trial fails.
+
+        Yields:
+            a report after every interval; the last one has a status other than ``running``. What fails is its status
+            and reason. A trial that goes on from its own folder begins with the reports that it had made.
+        """
+        self._started = time.perf_counter()
+        device: torch.device | None = None
+        try:
+            device = pick_device(self._spec.num_gpus)
+            if self._state is None:
+                self.take_up(self._read_own())
+                yield from [TrialReport(**report) for report in self._past]
+            yield from self._isolated(device)
+        except (Exception, SystemExit) as error:
+            self._report.status = "out_of_memory" if is_out_of_memory(error) else "errored"
+            self._report.status_reason = describe(error)
+            error.__traceback__ = None  # its frames hold the model
+            yield self._made()
+        finally:
+            self._loop = None
+            if device is not None:
+                release_memory(device)
+            if self._report.is_last and self._file is not None:
+                checkpoint.remove(self._file)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the trial goes on from; tensors and plain data."""
+        if self._loop is None:
+            return {} if self._state is None else dict(self._state)
+        return {
+            "of": self._identity(),
+            "loop": self._loop.state_dict(),
+            "reports": self._past,
+            "step_times": self._step_times,
+            "elapsed_s": self._elapsed_s,
+            "wall_s": self._wall_s,
+            "rng": checkpoint.rng_state(self._loop.device),
+        }
+
+    def take_up(self, state: Mapping[str, Any] | None) -> None:
+        """Goes on from what :meth:`state_dict` gave; to be called before the first report.
+
+        Args:
+            state: of this trial or of another whose model is of the same shape; empty or ``None`` begins anew.
+        """
+        self._state = state
+        if state:
+            self._past = [{**report, "trial_id": self._spec.trial_id} for report in state["reports"]]
+            self._step_times, self._elapsed_s = list(state["step_times"]), state["elapsed_s"]
+            self._wall_before_s = state["wall_s"]
+            if self._past:
+                self._report = TrialReport(**copy.deepcopy(self._past[-1]))
+
+    @property
+    def _file(self) -> Path | None:
+        folder = self._spec.checkpoint_folder
+        return None if folder is None else folder / STATE_FILE
+
+    @property
+    def _wall_s(self) -> float:
+        return self._wall_before_s + time.perf_counter() - self._started
+
+    def _identity(self) -> dict[str, Any]:
+        """What must be the same for a state to be of this trial."""
+        spec = self._spec
+        budget = dataclasses.asdict(spec.budget)
+        return {"config": dict(spec.config), "precision": spec.precision, "seed": spec.seed, "budget": budget}
+
+    def _read_own(self) -> Mapping[str, Any] | None:
+        state = checkpoint.read(self._file) if self._file is not None else None
+        return state if state and state["of"] == self._identity() else None
+
+    def _made(self) -> TrialReport:
+        self._report.wall_s = self._wall_s
+        return copy.deepcopy(self._report)
+
+    def _isolated(self, device: torch.device) -> Iterator[TrialReport]:
+        spec = self._spec
+        self._report.device = device_name(device)
         precision = lookup(spec.precision)
         load_function(spec.task)  # its module runs once a process, so before any trial's own state is set
         with isolated(precision, spec.seed, spec.num_threads, spec.task.directory):
-            for _ in _train(spec, precision, device, report):
-                report.wall_s = time.perf_counter() - started
-                yield copy.deepcopy(report)
-    except (Exception, SystemExit) as error:
-        report.status = "out_of_memory" if is_out_of_memory(error) else "errored"
-        report.status_reason = describe(error)
-        report.wall_s = time.perf_counter() - started
-        error.__traceback__ = None  # its frames hold the model
-        yield report
-    finally:
-        if device is not None:
-            release_memory(device)
+            for _ in self._train(precision, device):
+                made = self._made()
+                if not made.is_last:
+                    self._past.append(made.to_dict())
+                yield made
 
+    def _train(self, precision: Precision, device: torch.device) -> Iterator[None]:
+        """Fills the report in; yields when it is to be sent."""
+        report = self._report
+        reason = unsupported_reason(precision, device)
+        if reason is not None:
+            report.status, report.status_reason = "unsupported", reason
+            yield
+            return
+        loop = self._loop = build_loop(self._spec, precision, device)
+        report.init_digest = loop.init_digest
+        observation = observe(loop)
+        report.effective_precision, report.effective_share = observation.effective, known(observation.share)
+        mismatch = observation.mismatch(precision)
+        if mismatch is not None and observation.flops:
+            report.status, report.status_reason = "precision_mismatch", mismatch
+            yield
+            return
+        yield from self._intervals(loop, observation)
 
-def _train(spec: TrialSpec, precision: Precision, device: torch.device, report: TrialReport) -> Iterator[None]:
-    """Fills the report in; yields when it is to be sent."""
-    reason = unsupported_reason(precision, device)
-    if reason is not None:
-        report.status, report.status_reason = "unsupported", reason
-        yield
-        return
-    loop = build_loop(spec, precision, device)
-    report.init_digest = loop.init_digest
-    observation = observe(loop)
-    report.effective_precision, report.effective_share = observation.effective, _known(observation.share)
-    mismatch = observation.mismatch(precision)
-    if mismatch is not None and observation.flops:
-        report.status, report.status_reason = "precision_mismatch", mismatch
-        yield
-        return
-    yield from _intervals(spec, loop, observation, report)
+    def _intervals(self, loop: Loop, observation: Observation) -> Iterator[None]:
+        spec, report = self._spec, self._report
+        evaluator = Evaluator(loop)
+        if spec.examples_of is not None and spec.examples_of not in evaluator.names:
+            raise ValueError(f"metric must be one of {', '.join(evaluator.names)}, got {spec.examples_of!r}")
+        self._restore(loop)
+        every_s = spec.checkpoints.every_s if spec.checkpoints else 0.0
+        saver = Saver(self._file, every_s, self.state_dict)
+        total = spec.budget.num_steps(loop.data.steps_per_epoch)
+        while loop.step < total:
+            if saver.is_due:
+                saver.save()
+            num_steps = min(spec.budget.interval(loop.data.steps_per_epoch), total - report.step)
+            progress = self._train_until(loop, report.step + num_steps, saver)
+            values, examples = evaluator.evaluate()
+            self._fill(loop, observation, progress, values, num_steps)
+            if report.status_reason is not None:
+                report.status = "diverged"
+            elif loop.step >= total:
+                report.status = "completed"
+                report.examples = examples.get(spec.examples_of or "")
+                report.checkpoint = self._keep_weights(loop, values)
+            yield
+            if report.is_last:
+                return
 
+    def _restore(self, loop: Loop) -> None:
+        """Last of all before training, since building draws from the generators."""
+        if self._state:
+            loop.load_state_dict(self._state["loop"])
+            checkpoint.set_rng_state(self._state["rng"], loop.device)
+        self._state = {}
 
-def _intervals(spec: TrialSpec, loop: Loop, observation: Observation, report: TrialReport) -> Iterator[None]:
-    evaluator = Evaluator(loop)
-    if spec.examples_of is not None and spec.examples_of not in evaluator.names:
-        raise ValueError(f"metric must be one of {', '.join(evaluator.names)}, got {spec.examples_of!r}")
-    steps_per_epoch = loop.data.steps_per_epoch
-    total, interval = spec.budget.num_steps(steps_per_epoch), spec.budget.interval(steps_per_epoch)
-    step_times: list[float] = []
-    while loop.step < total:
-        num_steps = min(interval, total - loop.step)
+    def _train_until(self, loop: Loop, step: int, saver: Saver) -> Progress:
+        """Trains to the end of an interval; seconds of training, without those of saving, go to ``_elapsed_s``."""
         started = time.perf_counter()
-        progress = loop.train(num_steps)
-        elapsed = time.perf_counter() - started
-        values, examples = evaluator.evaluate()
-        step_times.append(elapsed / num_steps)
-        _fill(report, loop, progress, values)
-        _fill_times(report, elapsed, step_times, num_steps * loop.data.batch_size, loop)
+
+        def save_if_due() -> None:
+            nonlocal started
+            if saver.is_due:
+                self._elapsed_s += time.perf_counter() - started
+                saver.save()
+                started = time.perf_counter()
+
+        progress = loop.train(step - loop.step, save_if_due if self._file is not None else None)
+        self._elapsed_s += time.perf_counter() - started
+        return progress
+
+    def _fill(
+        self, loop: Loop, observation: Observation, progress: Progress, values: dict[str, float], num_steps: int
+    ) -> None:
+        report = self._report
+        self._step_times.append(self._elapsed_s / num_steps)
+        fill(report, loop, progress, values)
+        fill_times(report, self._elapsed_s, self._step_times, num_steps * loop.data.batch_size, loop)
+        self._elapsed_s = 0.0
         report.peak_memory_bytes = peak_memory_bytes(loop.model, loop.optimizer, observation.activations, loop.device)
         report.status_reason = divergence(progress, values, report.skipped_steps)
-        if report.status_reason is not None:
-            report.status = "diverged"
-        elif loop.step >= total:
-            report.status = "completed"
-            report.examples = examples.get(spec.examples_of or "")
-        yield
-        if report.is_last:
-            return
 
-
-def divergence(progress: Progress, values: dict[str, float], skipped_steps: int) -> str | None:
-    """Why a trial that shows these figures has diverged, or ``None`` if it has not.
-
-    Args:
-        progress: of the last interval.
-        values: its metrics.
-        skipped_steps: since the trial began, for the reason.
-    """
-    if math.isnan(progress.train_loss) and progress.loss_scale is not None:
-        # The scale starts high and comes down a step at a time; below 1 no overflow explains the skipped steps.
-        if progress.loss_scale < 1:
-            scale = f"{progress.loss_scale:g}"
-            return f"no step of the interval was applied: loss scale {scale}, {skipped_steps} steps skipped"
-    elif not math.isfinite(progress.train_loss):
-        return f"the training loss became {progress.train_loss} by step {progress.applied_steps + skipped_steps}"
-    bad = [name for name, value in values.items() if not math.isfinite(value)]
-    if "val_loss" in bad:
-        return f"val_loss became {values['val_loss']} by step {progress.applied_steps + skipped_steps}"
-    return None
-
-
-def _fill(report: TrialReport, loop: Loop, progress: Progress, values: dict[str, float]) -> None:
-    report.step, report.epoch = loop.step, loop.step / loop.data.steps_per_epoch
-    report.applied_steps, report.skipped_steps = progress.applied_steps, loop.step - progress.applied_steps
-    report.train_loss, report.learning_rate = progress.train_loss, progress.learning_rate
-    report.grad_norm, report.loss_scale = progress.grad_norm, progress.loss_scale
-    report.metrics = values
-    extremes(values, report.highest, report.lowest)
-    report.data_digest = loop.data.digest()
-
-
-def _fill_times(report: TrialReport, elapsed: float, step_times: list[float], num_examples: int, loop: Loop) -> None:
-    report.train_s += elapsed
-    report.step_ms = 1e3 * statistics.median(step_times)
-    report.samples_per_s = loop.step * loop.data.batch_size / report.train_s
-    report.interval_samples_per_s = num_examples / elapsed
-
-
-def _known(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+    def _keep_weights(self, loop: Loop, values: Mapping[str, float]) -> str | None:
+        """Where the final weights were written: nowhere if a better trial's are kept already."""
+        spec, kept = self._spec, self._spec.checkpoints
+        folder = spec.checkpoint_folder
+        if kept is None or folder is None or not kept.beats(values.get(kept.metric, math.nan), spec.to_beat):
+            return None
+        try:
+            checkpoint.write(folder / WEIGHTS_FILE, loop.model.state_dict())
+        except OSError as error:
+            warnings.warn(f"{folder} could not be written, its weights are lost: {error}", stacklevel=2)
+            return None
+        return str(folder / WEIGHTS_FILE)

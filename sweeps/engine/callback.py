@@ -3,7 +3,7 @@
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ray import tune
 from ray.tune.experiment import Trial
@@ -11,6 +11,7 @@ from ray.tune.experiment import Trial
 from analysis.schema import Status
 from sweeps.engine import rows
 from sweeps.engine.cluster import Resources
+from sweeps.engine.endings import Endings
 from sweeps.engine.failures import failure
 from sweeps.engine.recorder import Recorder
 from sweeps.search.searchers import Search
@@ -22,23 +23,22 @@ class JournalCallback(tune.Callback):
     Args:
         search: knows the trials; is told which of them start.
         resources: of each.
-        metric, mode: what the sweep ranks by.
         scheduler: name of what prunes, for the reason of a pruned trial.
         recorder: takes the rows.
+        endings: takes the trials that end.
     """
 
     def __init__(
         self,
         search: Search,
         resources: Resources,
-        metric: str,
-        mode: Literal["max", "min"],
         scheduler: str,
         recorder: Recorder,
+        endings: Endings,
     ) -> None:
         self._search = search
-        self._resources, self._metric, self._mode = resources, metric, mode
-        self._scheduler, self._recorder = scheduler, recorder
+        self._resources, self._scheduler = resources, scheduler
+        self._recorder, self._endings = recorder, endings
         self._last: dict[str, Mapping[str, Any]] = {}
         self.actors: set[Any] = set()
 
@@ -77,8 +77,8 @@ class JournalCallback(tune.Callback):
         self._ended(trial, self._last.pop(trial.config["spec"]["trial_id"], None), status, reason)
 
     def _ended(self, trial: Trial, report: Mapping[str, Any] | None, status: Status, reason: str | None) -> None:
-        trial_id = trial.config["spec"]["trial_id"]
-        self._recorder.record("trial", rows.ended(trial_id, report, status, reason, self._metric, self._mode))
+        spec = trial.config["spec"]
+        self._endings.record(spec["trial_id"], spec["precision"], report, status, reason)
 
 
 def _error_of(trial: Trial) -> BaseException:

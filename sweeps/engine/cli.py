@@ -1,4 +1,4 @@
-"""The command line: what a sweep script's ``main`` does, and ``ampsweep run``, ``probe`` and ``report``."""
+"""The command line: what a sweep script's ``main`` does, and the commands of ``ampsweep``."""
 
 import argparse
 import signal
@@ -40,7 +40,9 @@ def ampsweep(argv: Sequence[str] | None = None) -> NoReturn:
     commands: dict[str, tuple[Callable[[list[str]], int], str]] = {
         "run": (lambda rest: _run(parse_run(rest)), "run a sweep of a task that has no script"),
         "probe": (_probe, "which precisions this machine can train a task in"),
+        "export": (_export, "the best trial's weights, configuration and verdicts, ready to load"),
         "report": (_report, "verdicts and tables of a sweep's results"),
+        "doctor": (_doctor, "what this machine and cluster have, and what to do about each problem"),
     }
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: ampsweep COMMAND ...\n\ncommands (each explains itself with --help):")
@@ -115,6 +117,12 @@ def _probe(argv: list[str]) -> int:
     return 0 if (results.trials["status"] == "completed").any() else FAILED
 
 
+def _export(argv: list[str]) -> int:
+    from sweeps.engine.export import export
+
+    return export(argv)
+
+
 def _report(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="ampsweep report", description="Verdicts and tables of a sweep's results.")
     parser.add_argument("folder", metavar="DIR", nargs="+", help="the results' folder; several are shown together")
@@ -136,3 +144,9 @@ def _report(argv: list[str]) -> int:
     if arguments.require_pass is None:
         return 0
     return 0 if passes(results.verdicts, arguments.require_pass) else NOT_PASSED
+
+
+def _doctor(argv: list[str]) -> int:
+    from sweeps.engine.doctor.command import doctor
+
+    return doctor(argv)

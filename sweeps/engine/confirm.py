@@ -4,12 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from analysis.schema import EXAMPLES_DIR
 from sweeps.engine import rows
 from sweeps.engine.cluster import Resources
+from sweeps.engine.endings import Endings
 from sweeps.engine.recorder import Recorder
 from sweeps.engine.remote import cancelled_on_error, streaming
 from sweeps.search.plan import PlannedTrial
@@ -24,8 +26,8 @@ class Confirmation:
         source: the task.
         budget: of every run.
         resources: of every run.
-        metric, mode: what is confirmed.
         recorder: takes the rows.
+        endings: takes the trials that end, and says by which metric they are compared.
     """
 
     def __init__(
@@ -33,16 +35,15 @@ class Confirmation:
         source: TaskSource,
         budget: Budget,
         resources: Resources,
-        metric: str,
-        mode: Literal["max", "min"],
         recorder: Recorder,
+        endings: Endings,
     ) -> None:
         self._source, self._budget, self._resources = source, budget, resources
-        self._metric, self._mode, self._recorder = metric, mode, recorder
+        self._recorder, self._endings = recorder, endings
         self._last: dict[str, Mapping[str, Any] | None] = {}
 
     def _spec(self, trial: PlannedTrial) -> TrialSpec:
-        resources = self._resources
+        resources, checkpoints = self._resources, self._endings.checkpoints
         return TrialSpec(
             trial.trial_id,
             self._source,
@@ -52,48 +53,54 @@ class Confirmation:
             self._budget,
             resources.num_cpus,
             resources.num_gpus,
-            examples_of=self._metric,
+            examples_of=checkpoints.metric,
+            checkpoints=checkpoints,
+            to_beat=self._endings.to_beat(trial.precision),
         )
 
     def run_trials(self, trials: Sequence[PlannedTrial]) -> None:
         """One full run of each, as many at once as the cluster has room for."""
         import ray
 
+        from sweeps.engine.failures import MAX_FAILURES, died
+
         # GPU tasks of Ray's end their process after each call; these restore what they change.
         start = streaming(_run_trial, max_calls=0, **self._resources.per_trial)
-        planned = {trial.trial_id: trial for trial in trials}
-        waiting = {start(self._spec(trial).to_dict()): trial_id for trial_id, trial in planned.items()}
+        waiting = {start(self._spec(trial).to_dict()): trial for trial in trials}
+        failures: Counter[str] = Counter()
         with cancelled_on_error(waiting):
             while waiting:
-                ready, _ = ray.wait(list(waiting), num_returns=1)
-                trial = planned[waiting[ready[0]]]
-                if self._take(ready[0], trial):
-                    del waiting[ready[0]]
+                stream: Any = ray.wait(list(waiting), num_returns=1)[0][0]
+                trial = waiting[stream]
+                try:
+                    report = ray.get(next(stream))
+                except StopIteration:
+                    del waiting[stream]
+                except ray.exceptions.RayError as error:
+                    del waiting[stream]
+                    failures[trial.trial_id] += 1
+                    if died(error) and failures[trial.trial_id] <= MAX_FAILURES:
+                        waiting[start(self._spec(trial).to_dict())] = trial
+                    else:
+                        self._failed(trial, error)
+                else:
+                    self._take(trial, report)
 
-    def _take(self, stream: Any, trial: PlannedTrial) -> bool:
-        """Takes the next report of a running trial; True if it was the last."""
-        import ray
-
+    def _failed(self, trial: PlannedTrial, error: Exception) -> None:
         from sweeps.engine.failures import failure
 
-        try:
-            report = ray.get(next(stream))
-        except StopIteration:
-            return True
-        except Exception as error:
-            self._start_unless_started(trial, None)
-            last = self._last[trial.trial_id]
-            self._recorder.record("trial", rows.ended(trial.trial_id, last, *failure(error), self._metric, self._mode))
-            return True
+        self._start_unless_started(trial, None)
+        self._endings.record(trial.trial_id, trial.precision, self._last[trial.trial_id], *failure(error))
+
+    def _take(self, trial: PlannedTrial, report: Mapping[str, Any]) -> None:
+        """Takes the next report of a running trial."""
         self._start_unless_started(trial, report)
         self._last[trial.trial_id] = report
         if report["metrics"]:
             self._recorder.record("report", rows.reported("confirm", report))
         if report["status"] != "running":
             self._keep_examples(trial.trial_id, report)
-            end = (report["status"], report["status_reason"], self._metric, self._mode)
-            self._recorder.record("trial", rows.ended(trial.trial_id, report, *end))
-        return False
+            self._endings.record(trial.trial_id, trial.precision, report, report["status"], report["status_reason"])
 
     def _start_unless_started(self, trial: PlannedTrial, report: Mapping[str, Any] | None) -> None:
         """A run shows that it has begun by its first report, up to which nobody knows whether Ray has started it."""

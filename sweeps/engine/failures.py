@@ -10,6 +10,10 @@ from ray.air.execution._internal.actor_manager import RayActorManager
 
 from analysis.schema import Status
 
+MAX_FAILURES = 1
+"""Times that a trial whose process died goes on in another one, from its last checkpoint: whatever took the process,
+a node that went away or another trial's memory, may not come again."""
+
 
 class MemoryKill(ray.exceptions.RayActorError):
     """Ray's memory monitor ended a trial's process."""
@@ -35,6 +39,11 @@ def survive_memory_kills() -> Iterator[None]:
         yield
     finally:
         manager._actor_task_failed = original
+
+
+def died(error: BaseException) -> bool:
+    """Whether an error says that a process or its node went away, rather than that code raised."""
+    return isinstance(error, ray.exceptions.RayError) and not isinstance(error, ray.exceptions.RayTaskError)
 
 
 def failure(error: BaseException) -> tuple[Status, str]:

@@ -56,7 +56,7 @@ def parse(sweep: Sweep, argv: Sequence[str], prog: str | None = None) -> Sweep:
         SweepError: a flag is unknown or its value cannot be used; one line that names it.
         SystemExit: code 0, after ``--help``.
     """
-    given = _parse_known(build_parser(sweep, prog), argv)
+    given = parse_known(build_parser(sweep, prog), argv)
     return _apply(sweep, given)
 
 
@@ -71,7 +71,7 @@ def parse_run(argv: Sequence[str], prog: str = "ampsweep run") -> Sweep:
         SweepError: the task is missing, a flag is unknown, or a value cannot be used; one line that names it.
         SystemExit: code 0, after ``--help``.
     """
-    given = _parse_known(build_parser(None, prog), argv)
+    given = parse_known(build_parser(None, prog), argv)
     task = given.pop("task")
     return _apply(Sweep(name=given.pop("name", None) or _name_of_task(task), task=task, space={}), given)
 
@@ -83,7 +83,7 @@ def build_parser(sweep: Sweep | None = None, prog: str | None = None) -> argpars
         sweep: where the defaults that ``--help`` shows come from; ``None`` takes the task as an argument.
         prog: the program's name in ``--help``.
     """
-    parser = _Parser(
+    parser = Parser(
         prog=prog,
         usage="%(prog)s [flags]" if sweep else "%(prog)s TASK [flags]",
         description=_describe(sweep),
@@ -111,7 +111,7 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
         super().__init__(prog, max_help_position=32, width=width)
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, raised instead of printed with the usage."""
 
     def error(self, message: str) -> NoReturn:
@@ -231,7 +231,7 @@ _READERS: Mapping[type, Callable[[str], object]] = {
 }
 
 
-def _parse_known(parser: argparse.ArgumentParser, argv: Sequence[str]) -> dict[str, Any]:
+def parse_known(parser: argparse.ArgumentParser, argv: Sequence[str]) -> dict[str, Any]:
     """The flags that were given, by field."""
     namespace, unknown = parser.parse_known_args(list(argv))
     if unknown:

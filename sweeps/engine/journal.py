@@ -5,6 +5,7 @@ import fcntl
 import json
 import math
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +15,9 @@ from analysis.schema import JOURNAL_DIR, SWEEP_FILE, Kind
 from sweeps.search.checks import refuse
 
 LOCK_FILE = "lock"
+
+SYNC_EVERY_S = 5.0
+"""What is flushed survives the driver's death at once, a power cut after at most that many seconds."""
 
 
 class Journal:
@@ -32,6 +36,7 @@ class Journal:
         self.folder = folder
         self._writer = f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
         self._file: TextIO | None = None
+        self._synced_s = time.monotonic()
         self.only_probed = True
         try:
             (folder / JOURNAL_DIR).mkdir(parents=True, exist_ok=True)
@@ -57,13 +62,20 @@ class Journal:
             self._file = (self.folder / JOURNAL_DIR / f"{self._writer}-0.jsonl").open("a", encoding="utf-8")
         self._file.write(line + "\n")
         self._file.flush()
+        if time.monotonic() - self._synced_s >= SYNC_EVERY_S:
+            self._sync()
+
+    def _sync(self) -> None:
+        if self._file is not None:
+            os.fsync(self._file.fileno())
+        self._synced_s = time.monotonic()
 
     def __enter__(self) -> "Journal":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if self._file is not None:
-            os.fsync(self._file.fileno())
+            self._sync()
             self._file.close()
         self._lock.close()  # the lock goes with it, as it does when the process dies
 

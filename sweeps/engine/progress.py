@@ -105,7 +105,7 @@ class Tally:
         key = row["block_id"] if kind == "timing" else row["trial_id"]
         if kind == "report":
             self._fold(self._precisions.get(key, ""), row.get(self._metric))
-        else:
+        elif "status" in row:
             self._states[key] = row["status"]
             self._precisions.setdefault(key, row.get("precision", ""))
 

@@ -1,6 +1,6 @@
 """Where all that happens in a sweep goes: into the journal, and from there to whoever watches."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from analysis.schema import Kind
@@ -11,16 +11,55 @@ from sweeps.engine.progress import Progress
 class Recorder:
     """Writes rows to the journal first and shows them afterwards.
 
+    A trial that goes on after an interruption shows again what it had reported; what is in the journal is not written
+    twice, so that it stays as it was.
+
     Args:
         journal: keeps them.
         progress: shows them.
+        steps: trial -> the last step that is in the journal already.
+        begun: trials whose beginning is in it.
     """
 
-    def __init__(self, journal: Journal, progress: Progress) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        progress: Progress,
+        steps: Mapping[str, int] | None = None,
+        begun: Collection[str] = (),
+    ) -> None:
         self.journal = journal
         self.progress = progress
+        self._steps = dict(steps or {})
+        self._begun = set(begun)
 
     def record(self, kind: Kind, row: Mapping[str, Any]) -> None:
         """One fact."""
+        if kind == "report" and not self._is_new(row):
+            return
+        if kind == "trial" and row.get("status") == "running":
+            row = self._first_or_again(row)
         self.journal.write(kind, row)
         self.progress.saw(kind, row)
+
+    def begins_anew(self, trial_id: str) -> None:
+        """Takes all reports of a trial to come, whatever their step."""
+        self._steps.pop(trial_id, None)
+
+    def _is_new(self, report: Mapping[str, Any]) -> bool:
+        trial_id, step = report["trial_id"], report["step"]
+        if step <= self._steps.get(trial_id, -1):
+            return False
+        self._steps[trial_id] = step
+        return True
+
+    def _first_or_again(self, started: Mapping[str, Any]) -> Mapping[str, Any]:
+        trial_id = started["trial_id"]
+        if trial_id not in self._begun:
+            self._begun.add(trial_id)
+            return started
+        return {name: value for name, value in started.items() if name != "started_at"} | dict.fromkeys(_ENDED)
+
+
+_ENDED = ("status_reason", "ended_at")
+"""Columns that a trial which runs again loses."""

@@ -2,14 +2,14 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from analysis.journal import Journal as Recorded
 from analysis.journal import read_journal
-from analysis.schema import SWEEP_FILE, ResultsError
+from analysis.schema import SWEEP_FILE, UNFINISHED, ResultsError
 from sweeps.engine.sweep import Sweep
 from sweeps.search.checks import refuse
 from trainables.loading import TaskSource
@@ -45,6 +45,9 @@ class Past:
         searched: trials of the search by id: their rows.
         reports: of the search, in their order: precision, trial id, number of the report from 1, metric.
         timed: ids of the blocks that have been timed.
+        begun: ids of the trials that have begun.
+        steps: trial -> the step of its last report.
+        kept: precision -> the trial whose weights are kept, and its metric.
     """
 
     usable: list[str] | None = None
@@ -54,6 +57,9 @@ class Past:
     searched: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     reports: list[tuple[str, str, int, float]] = field(default_factory=list)
     timed: frozenset[str] = frozenset()
+    begun: frozenset[str] = frozenset()
+    steps: Mapping[str, int] = field(default_factory=dict)
+    kept: Mapping[str, tuple[str, float]] = field(default_factory=dict)
 
 
 def find_run(sweep: Sweep) -> Path:
@@ -102,7 +108,7 @@ def read_past(folder: Path, sweep: Sweep, source: TaskSource) -> Past:
         refuse("resume", f"needs results that can be read ({error})", str(folder), "begin a new run")
     declared = json.loads(json.dumps(sweep.to_json() | task_digest(source), default=str))
     _check_same(recorded.sweep, declared)
-    _check_unfinished(recorded.sweep, declared)
+    _check_unfinished(recorded.sweep, declared, recorded.trials.values())
     if not recorded.sweep.get("probed"):
         return Past()
     metric = recorded.sweep["metric"]
@@ -110,10 +116,17 @@ def read_past(folder: Path, sweep: Sweep, source: TaskSource) -> Past:
         usable=[t["precision"] for t in recorded.trials.values() if _probed(t) and t["status"] == "completed"],
         metric=metric,
         mode=recorded.sweep["mode"],
-        ended=frozenset(name for name, trial in recorded.trials.items() if trial["status"] != "running"),
+        ended=frozenset(name for name, trial in recorded.trials.items() if trial["status"] not in UNFINISHED),
         searched={name: trial for name, trial in recorded.trials.items() if trial["stage"] == "search"},
         reports=_numbered(recorded, metric),
         timed=frozenset(record["block_id"] for record in recorded.timings.values() if record["status"] == "completed"),
+        begun=frozenset(recorded.trials),
+        steps=_last_steps(recorded),
+        kept={
+            trial["precision"]: (name, trial[metric])
+            for name, trial in recorded.trials.items()
+            if trial.get("checkpoint") is not None
+        },
     )
 
 
@@ -143,11 +156,20 @@ def _check_same(recorded: Mapping[str, Any], declared: Mapping[str, Any]) -> Non
             refuse(f"confirm.{name}", f"must be as in the run that goes on ({before})", now, "begin a new run")
 
 
-def _check_unfinished(recorded: Mapping[str, Any], declared: Mapping[str, Any]) -> None:
+def _check_unfinished(recorded: Mapping[str, Any], declared: Mapping[str, Any], trials: Iterable[Any]) -> None:
+    if any(trial["status"] == "lost" for trial in trials):
+        return
     as_before = all(recorded.get(name) == declared[name] for name in ("confirm", "stage"))
     if recorded.get("ended_at") is not None and as_before:
         remedy = "raise confirm.num_seeds for more pairs, or begin a new run"
         refuse("resume", f"needs a run that has not finished, as {recorded['run_name']} has", True, remedy)
+
+
+def _last_steps(recorded: Recorded) -> dict[str, int]:
+    steps: dict[str, int] = {}
+    for report in recorded.reports:
+        steps[report["trial_id"]] = max(report["step"], steps.get(report["trial_id"], -1))
+    return steps
 
 
 def _numbered(recorded: Recorded, metric: str) -> list[tuple[str, str, int, float]]:

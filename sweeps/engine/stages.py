@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.console import Console
 
 from analysis.journal import read_journal
+from analysis.schema import CHECKPOINTS_DIR
 from sweeps.engine import rows
 from sweeps.engine.cluster import Resources, connected
+from sweeps.engine.endings import Endings
 from sweeps.engine.journal import Journal, write_declaration
 from sweeps.engine.metric import metric_and_mode
 from sweeps.engine.probe import ladder_order, run_probe
@@ -23,7 +25,7 @@ from sweeps.engine.sweep import Sweep, SweepError
 from sweeps.search.checks import Unfinished, refuse
 from sweeps.search.plan import PlannedTrial, plan_confirm, plan_left_out, preview
 from trainables.loading import TaskError, TaskSource, find_task
-from trainables.spec import TrialSpec
+from trainables.spec import Checkpoints, TrialSpec
 
 if TYPE_CHECKING:
     from analysis import Results
@@ -54,7 +56,7 @@ def run(sweep: Sweep, console: Console | None = None) -> "Results":
         past = read_past(folder, sweep, source) if sweep.resume else Past()
         begun = f"goes on in {folder}, {len(past.ended)} trials done" if sweep.resume else f"results go to {folder}"
         progress.say(f"sweep   {sweep.name}: {sweep.task}, {num_trials} trials; {begun}")
-        this = _Run(sweep, source, first, past, Recorder(journal, progress))
+        this = _Run(sweep, source, first, past, Recorder(journal, progress, past.steps, past.begun))
         this.declare(past.metric or sweep.metric or "val_loss", past.mode if past.metric else sweep.mode or "min")
         with connected(sweep) as resources:
             this.stages(resources)
@@ -120,9 +122,12 @@ class _Run:
         """The stages in their order, up to the last one asked for."""
         usable, metric, mode = self._probe(resources)
         if self.sweep.stage != "probe" and usable:
-            self._search(resources, usable, metric, mode)
+            folder = str(self.recorder.journal.folder.resolve() / CHECKPOINTS_DIR)
+            checkpoints = Checkpoints(folder, self.sweep.checkpoint_every_s, metric, mode)
+            endings = Endings(self.recorder, checkpoints, self.past.kept)
+            self._search(resources, usable, endings)
             if self.sweep.stage == "confirm" and self.sweep.confirm is not None:
-                self._confirm(resources, usable, metric, mode)
+                self._confirm(resources, usable, endings)
         self.declare(metric, mode, probed=True, ended_at=rows.now())
 
     def _probe(self, resources: Resources) -> tuple[list[str], str, Literal["max", "min"]]:
@@ -142,11 +147,11 @@ class _Run:
         progress.ranks_by(metric, mode)
         return [result["precision"] for result in results if result["status"] == "completed"], metric, mode
 
-    def _search(self, resources: Resources, usable: Sequence[str], metric: str, mode: Literal["max", "min"]) -> None:
+    def _search(self, resources: Resources, usable: Sequence[str], endings: Endings) -> None:
         from sweeps.engine.tune import run_search
         from sweeps.search.searchers import make_search
 
-        search = make_search(self.sweep, usable, metric, mode, self.past.searched, resources.slots)
+        search = make_search(self.sweep, usable, endings.checkpoints, self.past.searched, resources.slots)
         left_out = [trial for trial in plan_left_out(self.sweep, usable) if trial.trial_id not in self.past.ended]
         if not search.total and not left_out:
             return
@@ -156,14 +161,14 @@ class _Run:
             reason = f"the probe left {trial.precision} out"
             self.recorder.record("trial", rows.never_ran(trial, "search", "excluded", reason))
         if search.total:
-            run_search(self.sweep, self.source, search, self.past.reports, resources, metric, mode, self.recorder)
+            run_search(self.sweep, self.source, search, self.past.reports, resources, self.recorder, endings)
         if search.remark:
             self.recorder.progress.say(f"  {search.remark}")
         if search.error is not None:
             kept = "what was measured so far is kept, --resume goes on with it"
             raise Unfinished(f"{search.error}; {kept}") from search.error
 
-    def _confirm(self, resources: Resources, usable: Sequence[str], metric: str, mode: Literal["max", "min"]) -> None:
+    def _confirm(self, resources: Resources, usable: Sequence[str], endings: Endings) -> None:
         from sweeps.engine.confirm import Confirmation
 
         assert self.sweep.confirm is not None
@@ -172,24 +177,23 @@ class _Run:
                 f"confirm left out: of the precisions, only {', '.join(usable)} can be used here"
             )
             return
-        folder = self.recorder.journal.folder
-        configs = winners(folder, metric, mode, self.sweep.confirm.top_k)
+        folder, ranks = self.recorder.journal.folder, endings.checkpoints
+        configs = winners(folder, ranks.metric, ranks.mode, self.sweep.confirm.top_k)
         if not configs:
             return
         used = {row["seed"] for row in searched(folder)}
         trials = plan_confirm(configs, usable, self.sweep.confirm.num_seeds, self.sweep.seed, used)
-        untimed = [trial for trial in trials if trial.block_id not in self.past.timed]
+        # Half of the pairs before the full runs and half after: a machine's speed drifts within minutes, and pairs that
+        # are all timed in a row would agree with each other more than with the next hour.
+        early, late = ([trial for trial in half if trial.block_id not in self.past.timed] for half in in_halves(trials))
         trials = [trial for trial in trials if trial.trial_id not in self.past.ended]
-        blocks = len({trial.block_id for trial in untimed})
+        blocks = len({trial.block_id for trial in [*early, *late]})
         if not trials and not blocks:
             return
         best = "the best configuration" if len(configs) == 1 else f"the {len(configs)} best configurations"
         what = f"{best} again: {len(trials)} full runs and {blocks} timed pairs"
         self.recorder.progress.stage("confirm", len(trials) + blocks, what)
-        confirmation = Confirmation(self.source, self.sweep.budget, resources, metric, mode, self.recorder)
-        # Half of the pairs before the full runs and half after: a machine's speed drifts within minutes, and pairs that
-        # are all timed in a row would agree with each other more than with the next hour.
-        early, late = in_halves(untimed)
+        confirmation = Confirmation(self.source, self.sweep.budget, resources, self.recorder, endings)
         confirmation.time_blocks(early, usable)
         confirmation.run_trials(trials)
         confirmation.time_blocks(late, usable)

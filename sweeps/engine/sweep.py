@@ -123,6 +123,7 @@ class Sweep:
     gpus_per_trial: float | None = _option(None, RESOURCES, "GPUs of each run, 0.5 to share one; else 1 if any", "X")
     storage: str = _option("runs", WHERE, "folder or URL under which results are kept", "PLACE")
     run_name: str | None = _option(None, WHERE, "folder of this run; else the sweep's name and a timestamp", "NAME")
+    checkpoint_every_s: float = _option(30, WHERE, "seconds between two savings of a running trial, 0: every step", "S")
     seed: int = _option(0, TRIED, "what all randomness of the sweep derives from", "N")
     stage: Literal["probe", "search", "confirm"] = _option("confirm", WHERE, "the last stage to run", "|".join(STAGES))
     address: str | None = _option(None, WHERE, "a running Ray cluster; else RAY_ADDRESS, else one starts", "ADDRESS")
@@ -232,13 +233,20 @@ def _check_counts(sweep: Sweep) -> dict[str, object]:
 
 
 def _check_resources(sweep: Sweep) -> dict[str, object]:
-    cpus = number("cpus_per_trial", sweep.cpus_per_trial, above=0, remedy="give 1 or more, or a share such as 0.5")
+    checked: dict[str, object] = {
+        "cpus_per_trial": number(
+            "cpus_per_trial", sweep.cpus_per_trial, above=0, remedy="give 1 or more, or a share such as 0.5"
+        ),
+        "checkpoint_every_s": number(
+            "checkpoint_every_s", sweep.checkpoint_every_s, at_least=0, remedy="30 loses at most that much of a trial"
+        ),
+    }
     if sweep.gpus_per_trial is None:
-        return {"cpus_per_trial": cpus}
+        return checked
     gpus = number("gpus_per_trial", sweep.gpus_per_trial, at_least=0, remedy="0 trains on the CPU, 0.5 shares a GPU")
     if gpus > 1 and not gpus.is_integer():
         refuse("gpus_per_trial", "must be whole above 1", gpus, f"round to {int(gpus)} or {int(gpus) + 1}")
-    return {"cpus_per_trial": cpus, "gpus_per_trial": gpus}
+    return checked | {"gpus_per_trial": gpus}
 
 
 def _check_switches(sweep: Sweep) -> None:

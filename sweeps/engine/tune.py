@@ -7,7 +7,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import ray
 from ray import tune
@@ -16,14 +16,15 @@ from ray.tune.experiment import Trial
 
 from sweeps.engine.callback import JournalCallback
 from sweeps.engine.cluster import Resources
-from sweeps.engine.failures import survive_memory_kills
+from sweeps.engine.endings import Endings
+from sweeps.engine.failures import MAX_FAILURES, survive_memory_kills
 from sweeps.engine.recorder import Recorder
 from sweeps.engine.sweep import Sweep
 from sweeps.search.schedulers import Asha, make_scheduler
 from sweeps.search.searchers import Search
 from trainables.adapters.ray_tune import TuneTrial
 from trainables.loading import TaskSource
-from trainables.spec import TrialSpec
+from trainables.spec import Checkpoints, TrialSpec
 
 
 def run_search(
@@ -32,9 +33,8 @@ def run_search(
     search: Search,
     past: Sequence[tuple[str, str, int, float]],
     resources: Resources,
-    metric: str,
-    mode: Literal["max", "min"],
     recorder: Recorder,
+    endings: Endings,
 ) -> None:
     """Runs the trials of a search on the cluster, pruned by the sweep's scheduler, and records all that they report.
 
@@ -44,14 +44,16 @@ def run_search(
         search: what to run.
         past: reports from before an interruption, as :class:`sweeps.engine.resume.Past` keeps them.
         resources: of each trial.
-        metric, mode: what is ranked by.
         recorder: takes the rows.
+        endings: takes the trials that end, and says what they are ranked by.
     """
-    scheduler = make_scheduler(sweep, metric, mode, sweep.max_reports)
+    checkpoints = endings.checkpoints
+    search.to_beat = endings.to_beat
+    scheduler = make_scheduler(sweep, checkpoints.metric, checkpoints.mode, sweep.max_reports)
     if isinstance(scheduler, Asha):
         scheduler.replay(past)
     name = sweep.scheduler if isinstance(sweep.scheduler, str) else type(sweep.scheduler).__name__
-    callback = JournalCallback(search, resources, metric, mode, name, recorder)
+    callback = JournalCallback(search, resources, name, recorder, endings)
     with (
         tempfile.TemporaryDirectory(prefix="ampsweep-") as scratch,
         _quiet_tune(resources.slots),
@@ -59,7 +61,7 @@ def run_search(
         _ended_on_error(callback),
     ):
         tune.Tuner(
-            _trainable(sweep, source, resources),
+            _trainable(sweep, source, resources, checkpoints),
             tune_config=tune.TuneConfig(
                 search_alg=search,
                 scheduler=scheduler,
@@ -71,15 +73,17 @@ def run_search(
                 storage_path=scratch,
                 verbose=0,
                 callbacks=[callback],
+                failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         ).fit()
 
 
-def _trainable(sweep: Sweep, source: TaskSource, resources: Resources) -> Any:
+def _trainable(sweep: Sweep, source: TaskSource, resources: Resources, checkpoints: Checkpoints) -> Any:
     """The trainable with what all trials share, and what each of them gets."""
-    template = TrialSpec("", source, {}, "", 0, sweep.budget, resources.num_cpus, resources.num_gpus).to_dict()
-    shared = {name: template[name] for name in ("task", "budget", "num_cpus", "num_gpus")}
+    cpus, gpus = resources.num_cpus, resources.num_gpus
+    template = TrialSpec("", source, {}, "", 0, sweep.budget, cpus, gpus, checkpoints=checkpoints).to_dict()
+    shared = {name: template[name] for name in ("task", "budget", "num_cpus", "num_gpus", "checkpoints")}
     trainable = tune.with_parameters(TuneTrial, shared=shared)
     return tune.with_resources(trainable, {"cpu": resources.num_cpus, "gpu": resources.num_gpus})
 

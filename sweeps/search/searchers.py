@@ -1,17 +1,19 @@
 """Searches as Ray Tune runs them: what hands it the trials to run, planned ahead or as results suggest."""
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
+from analysis.schema import UNFINISHED
 from sweeps.search.checks import SweepError
 from sweeps.search.new_searcher import new_searcher
 from sweeps.search.plan import PlannedTrial, follows_results, plan_search, recorded_trial, search_id, search_trial
 from sweeps.search.suggester import EXHAUSTED, Suggester
+from trainables.spec import Checkpoints
 
 if TYPE_CHECKING:
     from sweeps.engine.sweep import Sweep
@@ -30,18 +32,24 @@ class Search(Searcher):
         trials: known by now; ``trials`` has them by id, and further ones as they are chosen.
         total: trials that it hands out at most.
 
-    ``error`` is what a searcher raised, ``remark`` why the search ended early where nothing was raised.
+    ``to_beat`` tells the best metric of a completed trial of a precision so far, for the trials to know; ``error`` is
+    what a searcher raised, ``remark`` why the search ended early where nothing was raised.
     """
 
     def __init__(self, trials: Sequence[PlannedTrial], total: int) -> None:
         super().__init__()
         self.trials = {trial.trial_id: trial for trial in trials}
         self.total = total
+        self.to_beat: Callable[[str], float | None] = lambda precision: None
         self.error: SweepError | None = None
         self.remark: str | None = None
 
     def started(self, trial: Trial) -> None:
         """Takes note that a trial got its worker."""
+
+    def _own_fields(self, trial: PlannedTrial) -> dict[str, Any]:
+        own = {"trial_id": trial.trial_id, "config": trial.config, "precision": trial.precision, "seed": trial.seed}
+        return {"spec": own | {"to_beat": self.to_beat(trial.precision)}}
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune pickles searchers for a restore that is not used here."""
@@ -68,7 +76,7 @@ class PlannedTrials(Search):
     def suggest(self, trial_id: str) -> Any:
         """The next trial's own fields of :class:`trainables.spec.TrialSpec`."""
         trial = next(self._left, None)
-        return EXHAUSTED if trial is None else _own_fields(trial)
+        return EXHAUSTED if trial is None else self._own_fields(trial)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Nothing: the plan does not depend on results."""
@@ -96,7 +104,7 @@ class Suggested(Search):
 
     def __init__(self, suggesters: Mapping[str, Suggester], seed: int, num_trials: int, past: Rows, slots: int) -> None:
         self._suggesters, self._seed, self._slots = suggesters, seed, slots
-        self._again = deque(recorded_trial(row) for row in past.values() if row["status"] == "running")
+        self._again = deque(recorded_trial(row) for row in past.values() if row["status"] in UNFINISHED)
         self._left = _left(list(suggesters), num_trials, past)
         self._launched: dict[str, PlannedTrial] = {}
         self._started: dict[str, Trial] = {}
@@ -116,7 +124,7 @@ class Suggested(Search):
         if not isinstance(trial, PlannedTrial):
             return trial
         self.trials[trial.trial_id] = self._launched[trial_id] = trial
-        return _own_fields(trial)
+        return self._own_fields(trial)
 
     def started(self, trial: Trial) -> None:
         """Takes note that a trial got its worker."""
@@ -172,7 +180,7 @@ class Suggested(Search):
 
     def _recall(self, row: Mapping[str, Any]) -> None:
         trial = recorded_trial(row)
-        if row["status"] == "running":
+        if row["status"] in UNFINISHED:
             self._suggesters[trial.precision].expect(trial)
         else:
             self._suggesters[trial.precision].end(trial, row if row["status"] in ("completed", "pruned") else None)
@@ -186,15 +194,13 @@ class Suggested(Search):
             self.error = self.error or error
 
 
-def make_search(
-    sweep: "Sweep", precisions: Sequence[str], metric: str, mode: Literal["max", "min"], past: Rows, slots: int
-) -> Search:
+def make_search(sweep: "Sweep", precisions: Sequence[str], ranks: Checkpoints, past: Rows, slots: int) -> Search:
     """The search of a sweep, or what is left of it.
 
     Args:
         sweep: what to search.
         precisions: those that remain after the probe.
-        metric, mode: what is ranked by.
+        ranks: by what metric trials are compared.
         past: the trials of earlier processes.
         slots: trials that the cluster runs at once, as it stands.
 
@@ -202,16 +208,13 @@ def make_search(
         SweepError: the points cannot be read, or the searcher cannot be used.
     """
     if not follows_results(sweep):
-        ended = {trial_id for trial_id, row in past.items() if row["status"] != "running"}
+        ended = {trial_id for trial_id, row in past.items() if row["status"] not in UNFINISHED}
         return PlannedTrials([trial for trial in plan_search(sweep, precisions) if trial.trial_id not in ended])
     share = sweep.num_trials // len(precisions)
-    suggesters = {name: Suggester(new_searcher(sweep, share), sweep.space, metric, mode) for name in precisions}
+    suggesters = {
+        name: Suggester(new_searcher(sweep, share), sweep.space, ranks.metric, ranks.mode) for name in precisions
+    }
     return Suggested(suggesters, sweep.seed, sweep.num_trials, past, slots)
-
-
-def _own_fields(trial: PlannedTrial) -> dict[str, Any]:
-    own = {"trial_id": trial.trial_id, "config": trial.config, "precision": trial.precision, "seed": trial.seed}
-    return {"spec": own}
 
 
 def _is_sound(result: Mapping[str, Any]) -> bool:

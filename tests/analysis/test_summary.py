@@ -75,7 +75,7 @@ def test_best_breaks_ties_by_loss(tmp_path):
     assert (best.trial_id, best.value, best.metric, best.precision) == ("c", 0.9, "val_accuracy", "fp32")
     assert best.config == {"width": 64}
     assert type(best.config["width"]) is int
-    assert best.checkpoint == "checkpoints/c"
+    assert best.checkpoint == str(tmp_path / "checkpoints" / "c")
     assert best.row["samples_per_s"] == 200.0
 
 
@@ -85,6 +85,16 @@ def test_best_of_one_precision_ignores_what_diverged(tmp_path):
     assert (best.trial_id, best.checkpoint) == ("d", None)
     with pytest.raises(ResultsError, match="no completed or pruned trial of fp8-rowwise has a val_accuracy"):
         results.best("fp8-rowwise")
+
+
+def test_best_is_by_the_last_value_and_of_pruned_trials_only_where_none_completed(tmp_path):
+    peaked = searched("peaked", "fp32", 0.95, val_accuracy=0.6)
+    pruned = [
+        searched(name, "fp32", 0.99, val_accuracy=value, status="pruned") for name, value in (("p", 0.97), ("q", 0.98))
+    ]
+    assert load(write_sweep(tmp_path / "1", [*TRIALS, peaked, *pruned])).best().trial_id == "c"
+    best = load(write_sweep(tmp_path / "2", pruned)).best()
+    assert (best.trial_id, best.value) == ("q", 0.98)
 
 
 def test_best_of_mode_min(tmp_path):

@@ -14,7 +14,9 @@ from sweeps.engine.rows import started
 from sweeps.search.plan import PlannedTrial
 from sweeps.search.searchers import Suggested, make_search
 from sweeps.search.suggester import EXHAUSTED
+from trainables.spec import Checkpoints
 
+RANKS = Checkpoints("unused", 0, "val_accuracy", "max")
 PRECISIONS = ["fp32", "bf16-mixed"]
 SPACE = {
     "x": uniform(0, 1),
@@ -33,7 +35,7 @@ def declare(**fields: Any) -> Sweep:
 
 
 def make(sweep: Sweep, past: Mapping[str, Any] | None = None) -> Any:
-    return make_search(sweep, PRECISIONS, "val_accuracy", "max", past or {}, slots=2)
+    return make_search(sweep, PRECISIONS, RANKS, past or {}, slots=2)
 
 
 def result(value: float, status: str = "completed") -> dict[str, Any]:
@@ -92,7 +94,7 @@ def rows_of(search: Any, ended: list[PlannedTrial], evaluate: Evaluate) -> dict[
     rows = {name: started(trial, "search", 1, 0) for name, trial in search.trials.items()}
     for trial in ended:
         last = evaluate(trial)
-        status = "lost" if last is None else "completed" if last["report/status"] == "completed" else "pruned"
+        status = "errored" if last is None else "completed" if last["report/status"] == "completed" else "pruned"
         rows[trial.trial_id] |= {"status": status, **(last or {})}
     return json.loads(json.dumps(rows))
 

@@ -10,6 +10,7 @@ from ray.tune.search import ConcurrencyLimiter, Repeater
 from ray.tune.search.optuna import OptunaSearch
 from searches import (
     PRECISIONS,
+    RANKS,
     SPACE,
     Counting,
     declare,
@@ -183,7 +184,7 @@ def test_nested_and_own_spaces_are_taken_as_they_are() -> None:
 
 
 def test_as_many_trials_wait_as_there_are_free_slots_and_always_one() -> None:
-    search = make_search(declare(), PRECISIONS, "val_accuracy", "max", {}, slots=3)
+    search = make_search(declare(), PRECISIONS, RANKS, {}, slots=3)
     names = iter("abcdefghijkl")
     started: dict[str, SimpleNamespace] = {}
 
@@ -219,5 +220,5 @@ def test_planned_trials_leave_out_what_has_ended() -> None:
     statuses = ["completed", "running", "lost", "pruned"]
     past = {trial.trial_id: {"status": status} for trial, status in zip(plan, statuses, strict=False)}
     search = make(sweep, past)
-    assert drive(search, lambda trial: result(0.5)) == [plan[1], *plan[4:]]
-    assert search.total == 3
+    assert drive(search, lambda trial: result(0.5)) == [plan[1], plan[2], *plan[4:]]
+    assert search.total == 4

@@ -8,6 +8,7 @@ from rich.console import Console
 from sweeps import Sweep, SweepError, run
 from sweeps.engine import cli, rows, stages, tune
 from sweeps.engine.cluster import Resources
+from sweeps.engine.endings import Endings
 from sweeps.engine.journal import Journal, write_declaration
 from sweeps.engine.progress import Progress
 from sweeps.engine.recorder import Recorder
@@ -17,6 +18,7 @@ from sweeps.search.checks import Unfinished
 from sweeps.search.plan import plan_confirm, search_trial
 from sweeps.search.searchers import Search
 from trainables.loading import find_task
+from trainables.spec import Checkpoints
 
 
 def test_halves_hold_every_block_once_and_every_configuration() -> None:
@@ -98,11 +100,12 @@ def test_a_search_that_its_searcher_ended_is_unfinished(tmp_path: Path, monkeypa
     sweep = Sweep(name="s", task="trainables.tasks.digits:build", space={}, num_trials=1)
     with Journal(tmp_path / "r") as journal:
         recorder = Recorder(journal, Progress(Console(quiet=True)))
+        endings = Endings(recorder, Checkpoints(str(tmp_path), 0, "val_loss", "min"))
         this = stages._Run(sweep, find_task(sweep.task), None, Past(), recorder)
         with pytest.raises(
             Unfinished, match=r"^searcher: planted; what was measured so far is kept, --resume"
         ) as error:
-            this._search(Resources(1, 0, 2, 2), ["fp32"], "val_loss", "min")
+            this._search(Resources(1, 0, 2, 2), ["fp32"], endings)
     assert isinstance(error.value.__cause__, SweepError)
 
 

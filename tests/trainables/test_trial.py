@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 import torch
 
+from trainables.figures import divergence
 from trainables.ladder import LADDER
 from trainables.loading import TaskSource, find_task
 from trainables.loop import Progress
 from trainables.precision import FP32_OPERATIONS, numerics
 from trainables.report import TrialReport
 from trainables.spec import Budget, TimingJob, TrialSpec
-from trainables.trial import divergence, run_trial
+from trainables.trial import run_trial
 
 ROOT = Path(__file__).parents[2]
 MakeSpec = Callable[..., TrialSpec]

@@ -1,14 +1,16 @@
 """A trial as Ray Tune runs it: one report a step, in a worker process that goes on to the next trial."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
-from trainables.spec import TrialSpec
+from trainables.spec import STATE_FILE, TrialSpec
 
 if TYPE_CHECKING:
     from trainables.report import TrialReport
+    from trainables.trial import Trial
 
 
 class TuneTrial(tune.Trainable):
@@ -18,6 +20,7 @@ class TuneTrial(tune.Trainable):
     says so in its last report, and the process takes the next one: only the death of the process is an error of Tune's.
     """
 
+    _trial: "Trial"
     _reports: "Iterator[TrialReport]"
     _shared: dict[str, Any]
 
@@ -29,11 +32,12 @@ class TuneTrial(tune.Trainable):
             shared: the fields that all trials of the run share.
         """
         from trainables.memory import settle_process
-        from trainables.trial import run_trial
+        from trainables.trial import Trial
 
         settle_process()
         self._shared = shared if shared is not None else self._shared
-        self._reports = run_trial(TrialSpec.from_dict({**self._shared, **config["spec"]}))
+        self._trial = Trial(TrialSpec.from_dict({**self._shared, **config["spec"]}))
+        self._reports = self._trial.reports()
 
     def step(self) -> dict[str, Any]:
         """Trains until the next report."""
@@ -47,6 +51,18 @@ class TuneTrial(tune.Trainable):
         self.cleanup()
         self.setup(new_config)
         return True
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Saves the trial where Tune wants to pause or copy it."""
+        from trainables.checkpoint import write
+
+        write(Path(checkpoint_dir) / STATE_FILE, self._trial.state_dict())
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Goes on from what :meth:`save_checkpoint` saved, perhaps for another trial; called before the first step."""
+        from trainables.checkpoint import read
+
+        self._trial.take_up(read(Path(checkpoint) / STATE_FILE))
 
     def cleanup(self) -> None:
         """Ends the trial where it stands and restores the global state that it found."""

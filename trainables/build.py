@@ -1,0 +1,46 @@
+"""A trial's device and loop."""
+
+import torch
+
+from trainables.isolation import seed_everything
+from trainables.ladder import Precision
+from trainables.loading import build_task
+from trainables.loop import Loop
+from trainables.spec import TrialSpec
+from trainables.task import Hyperparameters
+
+
+def pick_device(num_gpus: float) -> torch.device:
+    """The device of a trial: the first visible GPU where it was given one, else the CPU.
+
+    Raises:
+        RuntimeError: a GPU was given, but PyTorch sees none.
+    """
+    if num_gpus <= 0:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise RuntimeError(
+            f"gpus_per_trial is {num_gpus}, but PyTorch sees no GPU here; install its CUDA build or use 0"
+        )
+    return torch.device("cuda", 0)
+
+
+def build_loop(spec: TrialSpec, precision: Precision, device: torch.device, num_steps: bool = True) -> Loop:
+    """A trial's loop, the same for every precision up to the precision itself.
+
+    Args:
+        spec: what to build; every generator is seeded with its seed before the task is built, and again after.
+        precision: whose numerics are in force.
+        device: where it trains.
+        num_steps: whether the schedule spans the spec's budget, or stays at its start.
+    """
+    seed_everything(spec.seed)
+    task = build_task(spec.task, spec.config)
+    hyper = Hyperparameters.of(spec.config)
+    batch_size = min(hyper.batch_size, len(task.train_set))  # type: ignore[arg-type]
+    steps_per_epoch = len(task.train_set) // batch_size  # type: ignore[arg-type]
+    loop = Loop(
+        task, hyper, precision, spec.seed, device, spec.budget.num_steps(steps_per_epoch) if num_steps else None
+    )
+    seed_everything(spec.seed)  # dropout must not depend on how much building drew
+    return loop

@@ -1,0 +1,119 @@
+"""Everything that an exact resume needs, in files that hold nothing but tensors and plain data."""
+
+import contextlib
+import os
+import random
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+SHARE = 0.05
+"""Of a trial's time, at most, that goes into saving it."""
+
+
+def write(path: Path, state: Mapping[str, Any]) -> None:
+    """Writes a file whole or not at all: under another name, synced, then renamed.
+
+    Args:
+        path: its folder is made if need be.
+        state: tensors and plain data.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            torch.save(dict(state), file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """The new name, too, must survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """What :func:`write` wrote, its tensors on the CPU; ``None`` where there is no file or it is damaged."""
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except Exception as error:
+        warnings.warn(f"{path} cannot be read, its trial begins anew: {error}", stacklevel=2)
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def remove(path: Path) -> None:
+    """Removes a file, and its folder where nothing else is in it; a storage that fails keeps both."""
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
+        path.parent.rmdir()
+
+
+def rng_state(device: torch.device) -> dict[str, Any]:
+    """The generators of Python, NumPy and torch, as plain data and tensors."""
+    name, keys, *rest = np.random.get_state()  # noqa: NPY002 - user code draws from the global generator
+    state: dict[str, Any] = {
+        "python": random.getstate(),
+        "numpy": (name, np.asarray(keys).tolist(), *rest),
+        "torch": torch.get_rng_state(),
+    }
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def set_rng_state(state: Mapping[str, Any], device: torch.device) -> None:
+    """Puts the generators where :func:`rng_state` found them."""
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))  # noqa: NPY002
+    torch.set_rng_state(state["torch"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
+class Saver:
+    """Saves a trial now and then.
+
+    Args:
+        path: the file; ``None`` saves never.
+        every_s: seconds between two savings, at least 0; longer where they would take more than :data:`SHARE` of the
+            time.
+        state: what to save.
+    """
+
+    def __init__(self, path: Path | None, every_s: float, state: Callable[[], Mapping[str, Any]]) -> None:
+        self._path, self._every_s, self._state = path, every_s, state
+        self._due_s = time.monotonic() + every_s
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time to save."""
+        return self._path is not None and time.monotonic() >= self._due_s
+
+    def save(self) -> None:
+        """Saves; a storage that fails costs the checkpoint, not the trial."""
+        assert self._path is not None
+        started = time.monotonic()
+        try:
+            write(self._path, self._state())
+        except OSError as error:
+            warnings.warn(f"{self._path} could not be written, training goes on: {error}", stacklevel=2)
+        ended = time.monotonic()
+        self._due_s = ended + max(self._every_s, (ended - started) / SHARE if self._every_s else 0.0)
