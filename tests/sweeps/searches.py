@@ -16,8 +16,8 @@ from sweeps.search.searchers import Suggested, make_search
 from sweeps.search.suggester import EXHAUSTED
 from trainables.spec import Checkpoints
 
-PRECISIONS = ["fp32", "bf16-mixed"]
 RANKS = Checkpoints("unused", 0, "val_accuracy", "max")
+PRECISIONS = ["fp32", "bf16-mixed"]
 SPACE = {
     "x": uniform(0, 1),
     "y": loguniform(1e-4, 1),
