@@ -95,7 +95,7 @@ def ray_session(address: str | None) -> Iterator[None]:
 
 
 def own_cpus() -> dict[str, int]:
-    """``num_cpus`` for ``ray.init`` where this process may use fewer: Ray minds containers, but not Slurm or taskset."""
+    """``num_cpus`` for ``ray.init`` where this process may not use all: Ray minds containers, not Slurm or taskset."""
     affinity = getattr(os, "sched_getaffinity", None)
     allowed = len(affinity(0)) if affinity is not None else os.cpu_count()
     return {"num_cpus": allowed} if allowed is not None and allowed < (os.cpu_count() or 1) else {}

@@ -127,7 +127,7 @@ class Sweep:
     seed: int = _option(0, TRIED, "what all randomness of the sweep derives from", "N")
     stage: Literal["probe", "search", "confirm"] = _option("confirm", WHERE, "the last stage to run", "|".join(STAGES))
     address: str | None = _option(
-        None, WHERE, "a running Ray cluster; else RAY_ADDRESS, else the one that runs here, else one starts", "ADDRESS"
+        None, WHERE, "a running Ray cluster; else RAY_ADDRESS, the one running here, or a new one", "ADDRESS"
     )
     resume: bool = _option(False, WHERE, "continue the interrupted run run_name, else this sweep's newest")
     dry_run: bool = _option(False, WHERE, "print what would run and what it would cost, and stop")
