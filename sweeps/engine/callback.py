@@ -40,15 +40,9 @@ class JournalCallback(tune.Callback):
         self._resources, self._scheduler = resources, scheduler
         self._recorder, self._endings = recorder, endings
         self._last: dict[str, Mapping[str, Any]] = {}
-        self.actors: set[Any] = set()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Tune pickles callbacks for a restore that is not used here, and a journal is an open file."""
-        return {}
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A trial got its worker."""
-        self.actors.add(trial.temporary_state.ray_actor)
         self._search.started(trial)
         planned = self._search.trials[trial.config["spec"]["trial_id"]]
         row = rows.started(planned, "search", self._resources.num_cpus, self._resources.num_gpus)
