@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from trainables.definitions import functions, misfit
+from trainables.text import one_line
 
 if TYPE_CHECKING:
     from trainables.task import Task
@@ -185,11 +186,6 @@ def build_task(source: TaskSource, config: Mapping[str, Any]) -> "Task":
             f"task: {source.name} must return a trainables.Task, got {type(task).__name__}; correct what it returns"
         )
     return task
-
-
-def one_line(text: str) -> str:
-    """The text in one line without control characters, which could garble a terminal or a record."""
-    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
 
 
 def describe(error: BaseException) -> str:

@@ -6,8 +6,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from sweeps.search.checks import SweepError, folder_name, number, one_of, refuse, text, whole
-from sweeps.search.configurations import SEARCHERS, grid
+from sweeps.search.checks import (
+    LEAST_SHARE,
+    MOST,
+    MOST_RUNS,
+    SweepError,
+    folder_name,
+    number,
+    one_of,
+    refuse,
+    share_of_gpus,
+    text,
+    whole,
+)
+from sweeps.search.configurations import HIGHEST_SEED, SEARCHERS, grid
 from sweeps.search.domains import Domain, Scalar
 from sweeps.search.space import check_space, space_to_json
 from sweeps.search.successive_halving import MODES
@@ -73,8 +85,10 @@ class Confirm:
         """Validates and normalizes the fields."""
         seeds_remedy = "6 or more give a useful interval"
         checked = {
-            "top_k": whole("confirm.top_k", self.top_k, at_least=1, remedy="1 confirms each precision's best"),
-            "num_seeds": whole("confirm.num_seeds", self.num_seeds, at_least=1, remedy=seeds_remedy),
+            "top_k": whole(
+                "confirm.top_k", self.top_k, at_least=1, at_most=MOST_RUNS, remedy="1 confirms each precision's best"
+            ),
+            "num_seeds": whole("confirm.num_seeds", self.num_seeds, at_least=1, at_most=MOST_RUNS, remedy=seeds_remedy),
             "target_speedup": number(
                 "confirm.target_speedup", self.target_speedup, above=0, remedy="give a ratio such as 1.5"
             ),
@@ -219,11 +233,11 @@ def _check_counts(sweep: Sweep) -> dict[str, object]:
     if given["max_epochs"] is None and given["max_steps"] is None:
         given["max_epochs"] = DEFAULT_EPOCHS
     counts: dict[str, object] = {
-        name: whole(name, value, at_least=1, remedy=remedies[name])
+        name: whole(name, value, at_least=1, at_most=MOST_RUNS if name == "num_trials" else MOST, remedy=remedies[name])
         for name, value in given.items()
         if value is not None or name in ("num_trials", "grace_period")
     }
-    counts["seed"] = whole("seed", sweep.seed, at_least=0, remedy="give a seed such as 0")
+    counts["seed"] = whole("seed", sweep.seed, at_least=0, at_most=HIGHEST_SEED, remedy="give a seed such as 0")
     counts["reduction_factor"] = whole(
         "reduction_factor", sweep.reduction_factor, at_least=2, remedy="2, 3 and 4 are usual"
     )
@@ -233,18 +247,15 @@ def _check_counts(sweep: Sweep) -> dict[str, object]:
 def _check_resources(sweep: Sweep) -> dict[str, object]:
     checked: dict[str, object] = {
         "cpus_per_trial": number(
-            "cpus_per_trial", sweep.cpus_per_trial, above=0, remedy="give 1 or more, or a share such as 0.5"
+            "cpus_per_trial", sweep.cpus_per_trial, at_least=LEAST_SHARE, remedy="give 1 or more, or a share as 0.5"
         ),
         "checkpoint_every_s": number(
             "checkpoint_every_s", sweep.checkpoint_every_s, at_least=0, remedy="30 loses at most that much of a trial"
         ),
     }
-    if sweep.gpus_per_trial is None:
-        return checked
-    gpus = number("gpus_per_trial", sweep.gpus_per_trial, at_least=0, remedy="0 trains on the CPU, 0.5 shares a GPU")
-    if gpus > 1 and not gpus.is_integer():
-        refuse("gpus_per_trial", "must be whole above 1", gpus, f"round to {int(gpus)} or {int(gpus) + 1}")
-    return checked | {"gpus_per_trial": gpus}
+    if sweep.gpus_per_trial is not None:
+        checked["gpus_per_trial"] = share_of_gpus("gpus_per_trial", sweep.gpus_per_trial)
+    return checked
 
 
 def _check_switches(sweep: Sweep) -> None:

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sweeps.search.checks import one_of, refuse, whole
+from sweeps.search.checks import one_of, refuse, text, whole
 from sweeps.search.domains import Choice, Domain, Scalar, scalar
+from sweeps.search.hyperparameters import check_values
 from sweeps.search.space import Space
 from trainables.ladder import LADDER
 
@@ -87,8 +88,8 @@ def read_points(path: str) -> list[dict[str, Scalar]]:
     """
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        refuse("points", "must be a readable file of JSON lines", path, f"check the path ({error})")
+    except (OSError, ValueError) as error:
+        refuse("points", f"must be a readable file of JSON lines ({error})", path, "check the path")
     points: list[dict[str, Scalar]] = []
     for line_number, line in enumerate(lines, start=1):
         if line.strip():
@@ -127,7 +128,10 @@ def _read_point(where: str, line: str) -> dict[str, Scalar]:
         point = None
     if not isinstance(point, dict):
         refuse(where, "must be a JSON object", line, 'write {"learning_rate": 0.001, "precision": "fp32"}')
+    for name in point:
+        text(where, name, "name each hyperparameter by a word")
     checked = {name: scalar(f"{where}, {name}", value) for name, value in point.items()}
+    check_values({name: [value] for name, value in checked.items()}, f"{where}, {{}}")
     if checked.get("precision") is not None:
         one_of(f"{where}, precision", checked["precision"], LADDER)
     if checked.get("seed") is not None:
