@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
@@ -14,6 +14,7 @@ from sweeps.search.checks import (
     folder_name,
     number,
     one_of,
+    precision_names,
     refuse,
     share_of_gpus,
     text,
@@ -203,22 +204,12 @@ def _check_names(sweep: Sweep) -> dict[str, object]:
         "name": folder_name("name", sweep.name),
         "run_name": sweep.run_name if sweep.run_name is None else folder_name("run_name", sweep.run_name),
         "space": check_space(sweep.space),
-        "precisions": _check_precisions(sweep.precisions),
+        "precisions": precision_names("precisions", sweep.precisions),
         "metric": sweep.metric if sweep.metric is None else text("metric", sweep.metric, "for example val_accuracy"),
         "storage": text("storage", storage, "for example runs or s3://bucket/sweeps"),
         "points": points if points is None else text("points", points, "name a file of JSON lines"),
         "address": sweep.address if sweep.address is None else text("address", sweep.address, "for example auto"),
     }
-
-
-def _check_precisions(precisions: object) -> tuple[str, ...]:
-    if isinstance(precisions, str) or not isinstance(precisions, Sequence) or not precisions:
-        remedy = 'for example ("fp32", "bf16-mixed")'
-        refuse("precisions", "must be a list of at least one precision", precisions, remedy)
-    names = tuple(one_of("precisions", name, LADDER) for name in precisions)
-    if len(set(names)) < len(names):
-        refuse("precisions", "must name each precision once", ",".join(names), "remove the duplicates")
-    return names
 
 
 def _check_counts(sweep: Sweep) -> dict[str, object]:

@@ -2,10 +2,11 @@
 
 import difflib
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from numbers import Integral, Real
 from typing import NoReturn
 
+from trainables.ladder import LADDER
 from trainables.text import one_line
 
 LONGEST_VALUE = 80
@@ -119,6 +120,21 @@ def one_of(field: str, value: object, known: Collection[str]) -> str:
     if not isinstance(value, str) or value not in known:
         refuse(field, "must be a known name", value, f"{did_you_mean(value, known)}valid: {', '.join(known)}")
     return value
+
+
+def precision_names(field: str, value: object) -> tuple[str, ...]:
+    """The value as a tuple, where it is a list of different names of the ladder.
+
+    Raises:
+        SweepError: it is not.
+    """
+    if isinstance(value, str) or not isinstance(value, Sequence) or not value:
+        remedy = 'for example ("fp32", "bf16-mixed")'
+        refuse(field, "must be a list of at least one precision", value, remedy)
+    names = tuple(one_of(field, name, LADDER) for name in value)
+    if len(set(names)) < len(names):
+        refuse(field, "must name each precision once", ",".join(names), "remove the duplicates")
+    return names
 
 
 def text(field: str, value: object, remedy: str) -> str:

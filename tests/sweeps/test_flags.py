@@ -43,6 +43,7 @@ CASES: list[tuple[str, str, Any]] = [
     ("seed", "--seed=1", 1),
     ("stage", "--stage search", "search"),
     ("address", "--address ray://head:10001", "ray://head:10001"),
+    ("checkpoint_every_s", "--checkpoint-every-s 5", 5.0),
     ("resume", "--resume", True),
     ("dry_run", "--dry-run", True),
     ("confirm", "--confirm-top-k 2", Confirm(top_k=2, num_seeds=8)),
