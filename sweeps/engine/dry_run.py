@@ -1,8 +1,10 @@
 """What a sweep would do, without doing it."""
 
 from sweeps.engine.probe import ladder_order
+from sweeps.engine.resume import find_run
+from sweeps.engine.stages import run_folder
 from sweeps.engine.sweep import Sweep
-from sweeps.search.plan import plan_search
+from sweeps.search.plan import check_points, plan_search
 from trainables.loading import find_task
 
 
@@ -16,6 +18,11 @@ def describe(sweep: Sweep) -> str:
         SweepError, TaskError: it could not run.
     """
     find_task(sweep.task)
+    check_points(sweep)
+    if sweep.resume:
+        find_run(sweep)
+    else:
+        run_folder(sweep)
     names = ladder_order(sweep.precisions)
     trials = plan_search(sweep, names)
     budget = sweep.budget

@@ -26,6 +26,10 @@ class SweepError(ValueError):
     """What was asked for cannot run; the message is one line: field, condition, value received, remedy."""
 
 
+class Unfinished(RuntimeError):
+    """A sweep could not go on; the message is one line: why, and that what it measured so far is kept."""
+
+
 def refuse(field: str, condition: str, got: object, remedy: str) -> NoReturn:
     """Raises the error that says why a value cannot be used.
 
