@@ -1,6 +1,7 @@
 """A sweep from beginning to end: probe, search, confirm, report."""
 
 import datetime
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -79,7 +80,7 @@ def run_folder(sweep: Sweep) -> Path:
     """Where a run's results go.
 
     Raises:
-        SweepError: a run of that name is there already.
+        SweepError: a run of that name is there already, or none can be.
     """
     if "://" in sweep.storage:
         refuse("storage", "must be a folder in this version", sweep.storage, "name one that all nodes see, such as NFS")
@@ -87,10 +88,13 @@ def run_folder(sweep: Sweep) -> Path:
     folder = Path(sweep.storage) / name
     try:
         is_new = not folder.exists() or not any(folder.iterdir())
+        above = next(path for path in folder.parents if path.exists())
     except OSError as error:  # a file, or a name that is too long
         refuse("run_name", f"must name a folder in {sweep.storage} ({error.strerror})", name, "choose another name")
     if not is_new:
         refuse("run_name", f"must be new in {sweep.storage}", name, "choose another name, or go on with it by --resume")
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        refuse("storage", f"must be a folder that can be written ({above} cannot)", sweep.storage, "name another one")
     return folder
 
 

@@ -123,11 +123,12 @@ def _grid_values(name: str, value: Domain | Scalar) -> tuple[Scalar, ...]:
 
 def _read_point(where: str, line: str) -> dict[str, Scalar]:
     try:
-        point: Any = json.loads(line)
+        point: Any = json.loads(line, object_pairs_hook=_once)
     except (ValueError, RecursionError):
         point = None
     if not isinstance(point, dict):
-        refuse(where, "must be a JSON object", line, 'write {"learning_rate": 0.001, "precision": "fp32"}')
+        remedy = 'write {"learning_rate": 0.001, "precision": "fp32"}'
+        refuse(where, "must be a JSON object that names each key once", line, remedy)
     for name in point:
         text(where, name, "name each hyperparameter by a word")
     checked = {name: scalar(f"{where}, {name}", value) for name, value in point.items()}
@@ -139,6 +140,14 @@ def _read_point(where: str, line: str) -> dict[str, Scalar]:
         if whole(f"{where}, seed", checked["seed"], at_least=0, remedy=remedy) > HIGHEST_SEED:
             refuse(f"{where}, seed", f"must be at most {HIGHEST_SEED}", checked["seed"], remedy)
     return checked
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of a JSON line, where no key occurs twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key occurs twice")
+    return found
 
 
 def _same_names(where: str, first: Mapping[str, Scalar], point: Mapping[str, Scalar]) -> None:
