@@ -225,9 +225,9 @@ def scalar(field: str, value: object) -> Scalar:
         return _encodable(field, value)
     if isinstance(value, Real) and is_finite(value):
         return int(value) if isinstance(value, Integral) else float(value)
-    remedy = (
-        f"write choice({list(value)!r})" if isinstance(value, list | tuple) else "or use a domain such as choice(...)"
-    )
+    remedy = "give one, or a domain such as choice(...)"
+    if isinstance(value, list | tuple):
+        remedy = f"write choice({list(value)!r})"
     refuse(field, "must be a finite number, a string, a boolean or None", value, remedy)
 
 

@@ -3,11 +3,8 @@
 from collections.abc import Collection, Mapping
 
 from sweeps.search.checks import refuse
-from sweeps.search.domains import Choice, Domain, RandInt, Scalar
+from sweeps.search.domains import Choice, Domain, LogUniform, QUniform, RandInt, Scalar, Uniform
 from trainables.hyperparameters import Hyperparameters, broken_rule
-
-HIGHEST_POSITION = 1.0 - 2.0**-53
-"""The highest position in a domain that is drawn."""
 
 
 def telling_values(value: Domain | Scalar) -> Collection[Scalar]:
@@ -19,7 +16,9 @@ def telling_values(value: Domain | Scalar) -> Collection[Scalar]:
         return value.values
     if isinstance(value, RandInt):
         return [*range(value.low, min(value.low + 2, value.high)), value.high - 1]
-    return [value.draw(0.0), value.draw(HIGHEST_POSITION)] if isinstance(value, Domain) else [value]
+    if isinstance(value, Uniform | LogUniform | QUniform):
+        return [value.low, value.high]
+    return [value.draw(0.0)] if isinstance(value, Domain) else [value]
 
 
 def check_values(values: Mapping[str, Collection[Scalar]], where: str) -> None:
