@@ -25,6 +25,9 @@ LEAST_SHARE = 1e-4
 class SweepError(ValueError):
     """What was asked for cannot run; the message is one line: field, condition, value received, remedy."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
+
 
 class Unfinished(RuntimeError):
     """A sweep could not go on; the message is one line: why, and that what it measured so far is kept."""
@@ -42,7 +45,7 @@ def refuse(field: str, condition: str, got: object, remedy: str) -> NoReturn:
     Raises:
         SweepError: always.
     """
-    raise SweepError(one_line(f"{field}: {condition}, got {_shown(got)}; {remedy}"))
+    raise SweepError(f"{field}: {condition}, got {_shown(got)}; {remedy}")
 
 
 def _shown(got: object) -> str:
