@@ -163,8 +163,14 @@ class Suggester:
             raise
         except Exception as error:
             why = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
+<<<<<<< HEAD
             condition = f"searcher: {method} of {self.name} must not raise"
             raise SweepError(f"{condition}, got {why}; correct it or the space") from error
+=======
+            raise SweepError(
+                f"searcher: {method} of {self.name} must not raise, got {why}; correct it or the space"
+            ) from error
+>>>>>>> searchers
 
 
 @contextmanager

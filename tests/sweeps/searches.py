@@ -16,6 +16,7 @@ from sweeps.search.searchers import Suggested, make_search
 from sweeps.search.suggester import EXHAUSTED
 from trainables.spec import Checkpoints
 
+RANKS = Checkpoints("unused", 0, "val_accuracy", "max")
 PRECISIONS = ["fp32", "bf16-mixed"]
 RANKS = Checkpoints("unused", 0, "val_accuracy", "max")
 SPACE = {
