@@ -27,6 +27,9 @@ Status = Literal[
 ]
 STATUSES: Final[tuple[Status, ...]] = get_args(Status)
 
+UNFINISHED: Final[tuple[Status, ...]] = ("running", "lost")
+"""Statuses of trials that a resumed run goes on with."""
+
 Stage = Literal["probe", "search", "confirm"]
 STAGES: Final[tuple[Stage, ...]] = get_args(Stage)
 

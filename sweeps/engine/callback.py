@@ -1,7 +1,7 @@
 """What Ray Tune tells of its trials, as rows of the journal."""
 
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,14 @@ from sweeps.engine.cluster import Resources
 from sweeps.engine.endings import Endings
 from sweeps.engine.failures import failure
 from sweeps.engine.recorder import Recorder
-from sweeps.search.plan import PlannedTrial
+from sweeps.search.searchers import Search
 
 
 class JournalCallback(tune.Callback):
     """Records what Tune tells of its trials.
 
     Args:
-        trials: the planned trials.
+        search: knows the trials; is told which of them start.
         resources: of each.
         scheduler: name of what prunes, for the reason of a pruned trial.
         recorder: takes the rows.
@@ -30,13 +30,13 @@ class JournalCallback(tune.Callback):
 
     def __init__(
         self,
-        trials: Sequence[PlannedTrial],
+        search: Search,
         resources: Resources,
         scheduler: str,
         recorder: Recorder,
         endings: Endings,
     ) -> None:
-        self._planned = {trial.trial_id: trial for trial in trials}
+        self._search = search
         self._resources, self._scheduler = resources, scheduler
         self._recorder, self._endings = recorder, endings
         self._last: dict[str, Mapping[str, Any]] = {}
@@ -49,7 +49,8 @@ class JournalCallback(tune.Callback):
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A trial got its worker."""
         self.actors.add(trial.temporary_state.ray_actor)
-        planned = self._planned[trial.config["spec"]["trial_id"]]
+        self._search.started(trial)
+        planned = self._search.trials[trial.config["spec"]["trial_id"]]
         row = rows.started(planned, "search", self._resources.num_cpus, self._resources.num_gpus)
         self._recorder.record("trial", row)
 

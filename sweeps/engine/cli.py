@@ -1,4 +1,4 @@
-"""The command line: what a sweep script's ``main`` does, and ``ampsweep run``, ``probe``, ``export`` and ``report``."""
+"""The command line: what a sweep script's ``main`` does, and the commands of ``ampsweep``."""
 
 import argparse
 import signal
@@ -43,6 +43,7 @@ def ampsweep(argv: Sequence[str] | None = None) -> NoReturn:
         "probe": (_probe, "which precisions this machine can train a task in"),
         "export": (_export, "the best trial's weights, configuration and verdicts, ready to load"),
         "report": (_report, "verdicts and tables of a sweep's results"),
+        "doctor": (_doctor, "what this machine and cluster have, and what to do about each problem"),
     }
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: ampsweep COMMAND ...\n\ncommands (each explains itself with --help):")
@@ -144,3 +145,9 @@ def _report(argv: list[str]) -> int:
     if arguments.require_pass is None:
         return 0
     return 0 if passes(results.verdicts, arguments.require_pass) else NOT_PASSED
+
+
+def _doctor(argv: list[str]) -> int:
+    from sweeps.engine.doctor.command import doctor
+
+    return doctor(argv)

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from sweeps.engine.autoscaler import Node, startable_nodes
@@ -55,34 +56,73 @@ def connected(sweep: Sweep) -> Iterator[Resources]:
     """Connects to the sweep's cluster, or starts Ray on this machine and stops it afterwards.
 
     Raises:
-        SweepError: no node of the cluster has what a trial asks for.
+        SweepError: the cluster cannot be reached, or no node of it has what a trial asks for.
     """
     import ray
 
-    ours = not ray.is_initialized()
-    on_sigterm = signal.getsignal(signal.SIGTERM)
-    if ours:
-        starts_here = sweep.address is None and not os.environ.get("RAY_ADDRESS")
-        local: dict[str, Any] = {"include_dashboard": False} if starts_here else {"address": sweep.address}
-        _check_reachable(local.get("address") or "")
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=True, **local)
-        except (OSError, RuntimeError, ValueError) as error:
-            why = " ".join(str(error).split())[:300]
-            refuse("address", f"Ray could not be reached or started ({why})", sweep.address, "see ray status")
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own handler exits at once, with the signal's number
-    try:
+    with ray_session(sweep.address):
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         yield _resources(sweep, nodes, functools.cache(startable_nodes))
+
+
+@contextmanager
+def ray_session(address: str | None) -> Iterator[None]:
+    """Connects to a cluster, or starts Ray on this machine and stops it afterwards; uses the Ray that is there already.
+
+    Args:
+        address: as ``Sweep.address``.
+
+    Raises:
+        SweepError: the cluster cannot be reached.
+    """
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    field, found = find_address(address)
+    starts_here: dict[str, Any] = {"include_dashboard": False} if found is None else {}
+    _check_reachable(field, found or "")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True, **starts_here)
+    except (OSError, RuntimeError, ValueError) as error:
+        why = " ".join(str(error).split())[:300]
+        remedy = "see ray status, with RAY_AUTH_MODE=token where the cluster wants a token"
+        refuse(field, f"Ray could not be reached or started ({why})", found, remedy)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own handler exits at once, with the signal's number
+    try:
+        yield
     finally:
-        if ours:
-            ray.shutdown()
+        ray.shutdown()
 
 
-def _check_reachable(address: str) -> None:
+def find_address(address: str | None) -> tuple[str, str | None]:
+    """Where Ray would look for a running cluster: as ``ray.init`` does, but without connecting.
+
+    Args:
+        address: as ``Sweep.address``.
+
+    Returns:
+        what names the cluster, as users know it, and its address; ``None`` where Ray would start here.
+    """
+    if address not in (None, "auto"):
+        return "address", None if address == "local" else address
+    from ray._common.utils import get_ray_address_file
+
+    given = os.environ.get("RAY_ADDRESS") or "auto"
+    if given != "auto":
+        return "RAY_ADDRESS", None if given == "local" else given
+    file = Path(get_ray_address_file(None))
+    if file.exists():  # `ray start` leaves it, and `ray stop` takes it away
+        return str(file), file.read_text(encoding="utf-8").strip()
+    return "address", address
+
+
+def _check_reachable(field: str, address: str) -> None:
     """Ray itself tries an address at which nothing listens for minutes."""
     host, _, port = address.rpartition(":")
     if "/" in address or not host or not port.isdigit():
@@ -90,7 +130,8 @@ def _check_reachable(address: str) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=5).close()
     except OSError as error:
-        refuse("address", f"must be a Ray cluster that answers ({error})", address, "start one, or leave it out")
+        remedy = "start one, or leave it out" if field == "address" else f"start one, or remove {field}"
+        refuse(field, f"must be a Ray cluster that answers ({error})", address, remedy)
 
 
 def _resources(sweep: Sweep, nodes: list[Node], startable: Callable[[], list[Node] | None] = list) -> Resources:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from analysis.journal import Journal as Recorded
 from analysis.journal import read_journal
-from analysis.schema import SWEEP_FILE, ResultsError
+from analysis.schema import SWEEP_FILE, UNFINISHED, ResultsError
 from sweeps.engine.sweep import Sweep
 from sweeps.search.checks import refuse
 from trainables.loading import TaskSource
@@ -33,9 +33,6 @@ SAME = (
 )
 """What must be the same for a run to go on; resources, storage, the last stage and more confirming seeds may change."""
 
-UNFINISHED = ("running", "lost")
-"""Statuses of trials that a resumed run goes on with."""
-
 
 @dataclass(frozen=True)
 class Past:
@@ -45,6 +42,7 @@ class Past:
         usable: precisions that the probe left, ``None`` where it has not finished.
         metric, mode: what trials are ranked by, once the probe has finished.
         ended: ids of the trials that need not run again.
+        searched: trials of the search by id: their rows.
         reports: of the search, in their order: precision, trial id, number of the report from 1, metric.
         timed: ids of the blocks that have been timed.
         begun: ids of the trials that have begun.
@@ -56,6 +54,7 @@ class Past:
     metric: str = ""
     mode: Literal["max", "min"] = "max"
     ended: frozenset[str] = frozenset()
+    searched: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     reports: list[tuple[str, str, int, float]] = field(default_factory=list)
     timed: frozenset[str] = frozenset()
     begun: frozenset[str] = frozenset()
@@ -118,6 +117,7 @@ def read_past(folder: Path, sweep: Sweep, source: TaskSource) -> Past:
         metric=metric,
         mode=recorded.sweep["mode"],
         ended=frozenset(name for name, trial in recorded.trials.items() if trial["status"] not in UNFINISHED),
+        searched={name: trial for name, trial in recorded.trials.items() if trial["stage"] == "search"},
         reports=_numbered(recorded, metric),
         timed=frozenset(record["block_id"] for record in recorded.timings.values() if record["status"] == "completed"),
         begun=frozenset(recorded.trials),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 
+from analysis.journal import read_journal
 from analysis.schema import CHECKPOINTS_DIR
 from sweeps.engine import rows
 from sweeps.engine.cluster import Resources, connected
@@ -22,7 +23,7 @@ from sweeps.engine.recorder import Recorder
 from sweeps.engine.resume import Past, find_run, read_past, task_digest
 from sweeps.engine.sweep import Sweep, SweepError
 from sweeps.search.checks import Unfinished, refuse
-from sweeps.search.plan import PlannedTrial, check_points, plan_confirm, plan_left_out, plan_search
+from sweeps.search.plan import PlannedTrial, check_points, plan_confirm, plan_left_out, preview
 from trainables.loading import TaskError, TaskSource, find_task
 from trainables.spec import Checkpoints, TrialSpec
 
@@ -45,15 +46,16 @@ def run(sweep: Sweep, console: Console | None = None) -> "Results":
         Unfinished: the sweep could not go on; what it measured so far is kept.
     """
     source = find_task(sweep.task)
-    trials = plan_search(sweep, ladder_order(sweep.precisions))  # bad points are found out before Ray starts
+    # Bad points and searchers that do not work are found out before Ray starts.
+    num_trials, first = preview(sweep, ladder_order(sweep.precisions))
     check_points(sweep)
     folder = find_run(sweep) if sweep.resume else run_folder(sweep)
     # The journal first: it holds the lock without which the folder is another driver's.
     with Journal(folder) as journal, _unless_refused(journal), Progress(console or Console()) as progress:
         past = read_past(folder, sweep, source) if sweep.resume else Past()
         begun = f"goes on in {folder}, {len(past.ended)} trials done" if sweep.resume else f"results go to {folder}"
-        progress.say(f"sweep   {sweep.name}: {sweep.task}, {len(trials)} trials; {begun}")
-        this = _Run(sweep, source, past, Recorder(journal, progress, past.steps, past.begun))
+        progress.say(f"sweep   {sweep.name}: {sweep.task}, {num_trials} trials; {begun}")
+        this = _Run(sweep, source, first, past, Recorder(journal, progress, past.steps, past.begun))
         this.declare(past.metric or sweep.metric or "val_loss", past.mode if past.metric else sweep.mode or "min")
         with connected(sweep) as resources:
             if resources.waits_for:
@@ -105,12 +107,14 @@ class _Run:
     Args:
         sweep: what was declared.
         source: its task.
+        first: trial of the search, which the probe is made with.
         past: what was recorded before, where the run goes on.
         recorder: takes all that happens.
     """
 
     sweep: Sweep
     source: TaskSource
+    first: PlannedTrial | None
     past: Past
     recorder: Recorder
 
@@ -142,9 +146,8 @@ class _Run:
             progress.ranks_by(self.past.metric, self.past.mode)
             return self.past.usable, self.past.metric, self.past.mode
         names = ladder_order(self.sweep.precisions)
-        first = next(iter(plan_search(self.sweep, names)), None)
         progress.stage("probe", len(names), f"a few steps in {', '.join(names)}")
-        results = run_probe(probe_spec(self.sweep, self.source, first, resources), names, resources, self.recorder)
+        results = run_probe(probe_spec(self.sweep, self.source, self.first, resources), names, resources, self.recorder)
         for result in results:
             progress.say("  " + describe_probe(result))
         metrics = next((result["metrics"] for result in results if result["metrics"]), ())
@@ -155,18 +158,24 @@ class _Run:
 
     def _search(self, resources: Resources, usable: Sequence[str], endings: Endings) -> None:
         from sweeps.engine.tune import run_search
+        from sweeps.search.searchers import make_search
 
-        trials = [trial for trial in plan_search(self.sweep, usable) if trial.trial_id not in self.past.ended]
+        search = make_search(self.sweep, usable, endings.checkpoints, self.past.searched, resources.slots)
         left_out = [trial for trial in plan_left_out(self.sweep, usable) if trial.trial_id not in self.past.ended]
-        if not trials and not left_out:
+        if not search.total and not left_out:
             return
-        what = f"{len(trials)} trials in {', '.join(usable)}; {resources.slots} at once"
-        self.recorder.progress.stage("search", len(trials) + len(left_out), what)
+        what = f"{search.total} trials in {', '.join(usable)}; {resources.slots} at once"
+        self.recorder.progress.stage("search", search.total + len(left_out), what)
         for trial in left_out:
             reason = f"the probe left {trial.precision} out"
             self.recorder.record("trial", rows.never_ran(trial, "search", "excluded", reason))
-        if trials:
-            run_search(self.sweep, self.source, trials, self.past.reports, resources, self.recorder, endings)
+        if search.total:
+            run_search(self.sweep, self.source, search, self.past.reports, resources, self.recorder, endings)
+        if search.remark:
+            self.recorder.progress.say(f"  {search.remark}")
+        if search.error is not None:
+            kept = "what was measured so far is kept, --resume goes on with it"
+            raise Unfinished(f"{search.error}; {kept}") from search.error
 
     def _confirm(self, resources: Resources, usable: Sequence[str], endings: Endings) -> None:
         from sweeps.engine.confirm import Confirmation
@@ -177,12 +186,11 @@ class _Run:
                 f"confirm left out: of the precisions, only {', '.join(usable)} can be used here"
             )
             return
-        searched = plan_search(self.sweep, usable)
-        metric, mode = endings.checkpoints.metric, endings.checkpoints.mode
-        configs = winners(self.recorder.journal.folder, searched, metric, mode, self.sweep.confirm.top_k)
+        folder, ranks = self.recorder.journal.folder, endings.checkpoints
+        configs = winners(folder, ranks.metric, ranks.mode, self.sweep.confirm.top_k)
         if not configs:
             return
-        used = {trial.seed for trial in searched}
+        used = {row["seed"] for row in searched(folder)}
         trials = plan_confirm(configs, usable, self.sweep.confirm.num_seeds, self.sweep.seed, used)
         # Half of the pairs before the full runs and half after: a machine's speed drifts within minutes, and pairs that
         # are all timed in a row would agree with each other more than with the next hour.
@@ -221,14 +229,11 @@ def in_halves(trials: Sequence[PlannedTrial]) -> tuple[list[PlannedTrial], list[
     return halves[0], halves[1]
 
 
-def winners(
-    folder: Path, trials: Sequence[PlannedTrial], metric: str, mode: Literal["max", "min"], top_k: int
-) -> list[Mapping[str, Any]]:
+def winners(folder: Path, metric: str, mode: Literal["max", "min"], top_k: int) -> list[Mapping[str, Any]]:
     """The union of each precision's best configurations in a search, each once.
 
     Args:
         folder: of the run.
-        trials: of the search.
         metric, mode: what is ranked by.
         top_k: how many of each precision.
     """
@@ -236,5 +241,10 @@ def winners(
     from analysis.verdicts import ranking
 
     ranked = ranking(load(folder).trials, metric, mode)
-    configs = {trial.config_id: trial.config for trial in trials}
+    configs = {row["config_id"]: row["config"] for row in searched(folder)}
     return [configs[name] for name in dict.fromkeys(name for best in ranked.values() for name in best[:top_k])]
+
+
+def searched(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a run's search, as recorded so far."""
+    return [row for row in read_journal(folder).trials.values() if row["stage"] == "search"]

@@ -20,7 +20,7 @@ from sweeps.search.checks import (
     text,
     whole,
 )
-from sweeps.search.configurations import HIGHEST_SEED, SEARCHERS, grid
+from sweeps.search.configurations import HIGHEST_SEED, SEARCHERS, check_searcher
 from sweeps.search.domains import Domain, Scalar
 from sweeps.search.space import check_space, space_to_json
 from sweeps.search.successive_halving import MODES
@@ -125,7 +125,9 @@ class Sweep:
     scheduler: str | object = _option("asha", TRIED, "what prunes the search; fifo prunes nothing", "asha|fifo")
     grace_period: int = _option(1, BUDGET, "reports before a run may be pruned", "N")
     reduction_factor: int = _option(3, BUDGET, "one in that many runs survives each rung of asha", "N")
-    searcher: str | object = _option("random", TRIED, "what chooses configurations: random or grid", "random|grid")
+    searcher: str | object = _option(
+        "random", TRIED, "what chooses configurations; tpe follows results and needs optuna", "|".join(SEARCHERS)
+    )
     points: str | None = _option(
         None, TRIED, "run exactly these configurations: JSON lines, optionally with precision and seed", "FILE"
     )
@@ -270,10 +272,7 @@ def _check_budget(sweep: Sweep) -> None:
 def _check_search(sweep: Sweep) -> None:
     if isinstance(sweep.scheduler, str) or not hasattr(sweep.scheduler, "on_trial_result"):
         one_of("scheduler", sweep.scheduler, SCHEDULERS)
-    if isinstance(sweep.searcher, str) or not hasattr(sweep.searcher, "suggest"):
-        one_of("searcher", sweep.searcher, SEARCHERS)
-    if sweep.searcher == "grid" and sweep.points is None:
-        grid(sweep.space)
+    check_searcher(sweep.searcher, sweep.space if sweep.points is None else None)
     if sweep.scheduler == "asha" and sweep.grace_period > sweep.max_reports:
         remedy = 'lower it, raise the budget, or use scheduler="fifo" to prune nothing'
         refuse("grace_period", f"must be at most the {sweep.max_reports} reports of a run", sweep.grace_period, remedy)

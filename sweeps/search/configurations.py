@@ -1,4 +1,4 @@
-"""Configurations: drawn at random, all of a grid, or read from a file."""
+"""Configurations: drawn at random, spread evenly, all of a grid, or read from a file."""
 
 import hashlib
 import itertools
@@ -58,11 +58,64 @@ def grid(space: Space) -> Iterator[Configuration]:
     return (dict(zip(space, combination, strict=True)) for combination in itertools.product(*values))
 
 
-SEARCHERS: Mapping[str, Callable[[Space, int], Iterator[Configuration]]] = {
+def sobol(space: Space, seed: int) -> Iterator[Configuration]:
+    """Configurations of a scrambled Sobol' sequence, without end: they cover the space more evenly than random ones.
+
+    Each depends on the space, the seed and its own number alone, not on the order of the space's names.
+
+    Args:
+        space: what to draw from; constants take no dimension.
+        seed: the sweep's seed, at least 0.
+
+    Source:
+        Owen (1998), "Scrambling Sobol' and Niederreiter-Xing points", as ``scipy.stats.qmc.Sobol`` does it.
+    """
+    import numpy as np
+    from scipy.stats import qmc  # half a second to import, which no other searcher needs
+
+    dimension = {
+        name: number for number, name in enumerate(sorted(n for n, v in space.items() if isinstance(v, Domain)))
+    }
+    sequence = qmc.Sobol(max(1, len(dimension)), rng=np.random.default_rng(stream("sobol", seed)))
+    while True:
+        units = sequence.random(1)[0].tolist()
+        yield {
+            name: value.draw(units[dimension[name]]) if isinstance(value, Domain) else value
+            for name, value in space.items()
+        }
+
+
+PLANNED: Mapping[str, Callable[[Space, int], Iterator[Configuration]]] = {
     "random": samples,
     "grid": lambda space, seed: grid(space),
+    "sobol": sobol,
 }
-"""How configurations are chosen, by name: from the space and the sweep's seed."""
+"""How configurations are chosen ahead of all results, by name: from the space and the sweep's seed."""
+
+SEARCHERS = (*PLANNED, "tpe")
+"""Every searcher by name; Ray's own are given as objects."""
+
+
+def check_searcher(searcher: object, space: Space | None) -> None:
+    """Refuses what cannot choose configurations.
+
+    Args:
+        searcher: a name or an object.
+        space: what it is to choose from; ``None`` where points are given instead.
+
+    Raises:
+        SweepError: it is neither a known name nor like a Ray Tune searcher, or the space does not suit it.
+    """
+    if isinstance(searcher, str):
+        one_of("searcher", searcher, SEARCHERS)
+    elif isinstance(searcher, type) or not hasattr(searcher, "suggest"):
+        remedy = f"use one of {', '.join(SEARCHERS)}, or an object such as OptunaSearch()"
+        refuse("searcher", "must be a name or a Ray Tune Searcher", searcher, remedy)
+    if space is not None and searcher == "grid":
+        grid(space)
+    if space is not None and searcher == "tpe" and not any(isinstance(value, Domain) for value in space.values()):
+        remedy = "add a domain such as loguniform(1e-5, 1e-3), or use random"
+        refuse("searcher", "tpe needs a space that leaves something open", searcher, remedy)
 
 
 def config_id(config: Mapping[str, Scalar]) -> str:

@@ -129,7 +129,14 @@ class QUniform(Domain):
 
     def draw(self, unit: float) -> float:
         """The step a share ``unit`` of the way up, in exact decimals: 0.3, not 0.30000000000000004."""
-        return float(_exact(self.low) + _position(unit, int(self._steps) + 1) * _exact(self.q))
+        return self._step(_position(unit, int(self._steps) + 1))
+
+    def nearest(self, value: float) -> float:
+        """The step nearest to a finite value, in exact decimals."""
+        return self._step(min(max(round((_exact(value) - _exact(self.low)) / _exact(self.q)), 0), int(self._steps)))
+
+    def _step(self, number: int) -> float:
+        return float(_exact(self.low) + number * _exact(self.q))
 
 
 @dataclass(frozen=True)

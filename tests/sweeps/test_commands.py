@@ -56,6 +56,18 @@ def test_dry_run_lists_trials_and_writes_nothing(tmp_path: Path):
     assert not list(tmp_path.iterdir())
 
 
+def test_dry_run_of_tpe_says_what_is_known(tmp_path: Path):
+    flags = ["--searcher", "tpe", "--num-trials", "6", "--precisions", "fp32,bf16-mixed", "--storage", str(tmp_path)]
+    done = python("-m", "sweeps.digits", "--dry-run", *flags)
+    assert done.returncode == 0, done.stderr
+    assert "at most 6 trials in fp32, bf16-mixed, at most 12 epochs each" in done.stdout
+    assert "searcher tpe" in done.stdout
+    assert "search-0000-fp32  learning_rate=" in done.stdout
+    assert "5 whose configurations follow from results" in done.stdout
+    assert done.stderr == ""
+    assert not list(tmp_path.iterdir())
+
+
 def test_commands_are_listed():
     assert all(name in command(AMPSWEEP, "--help").stdout for name in ("run", "probe", "report", "export"))
 

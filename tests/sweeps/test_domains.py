@@ -88,6 +88,14 @@ def test_quniform_gives_exact_decimals(start: int, steps: int, digits: int, unit
     assert value in [decimal(start + step) for step in range(steps + 1)]
 
 
+def test_the_nearest_step_is_exact_and_within_bounds() -> None:
+    domain = quniform(0.05, 0.35, 0.1)
+    assert [domain.nearest(value) for value in (-1, 0.05, 0.15000000000000002, 0.24, 0.3, 7)] == [
+        *(0.05, 0.05, 0.15),
+        *(0.25, 0.25, 0.35),
+    ]
+
+
 def test_numbers_of_numpy_become_plain() -> None:
     assert type(scalar("x", np.int64(3))) is int
     assert type(scalar("x", np.float64(0.5))) is float

@@ -214,6 +214,8 @@ def test_the_past_is_what_the_journal_says(finished: Path):
     assert past.usable == ["fp32"]
     assert past.ended == {"probe-fp32", "probe-bf16-mixed", "search-0000-fp32"}
     assert past.timed == {"b"}
+    statuses = {trial_id: row["status"] for trial_id, row in past.searched.items()}
+    assert statuses == {"search-0000-fp32": "pruned", "search-0001-fp32": "running"}
     numbers = [(trial_id, t) for _, trial_id, t, _ in past.reports]
     assert numbers == [("search-0000-fp32", 1), ("search-0001-fp32", 1), ("search-0001-fp32", 2)]
     assert [value == value for *_, value in past.reports] == [True, False, True]

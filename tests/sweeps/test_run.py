@@ -40,6 +40,7 @@ def digits(ray_address: str, tmp_path_factory: pytest.TempPathFactory):
         num_trials=8,
         max_epochs=4,
         reduction_factor=2,
+        searcher="sobol",
         confirm=Confirm(num_seeds=2, target_speedup=100.0, margin=0.2),
         storage=str(tmp_path_factory.mktemp("runs")),
         run_name="first",

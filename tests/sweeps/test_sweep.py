@@ -15,6 +15,16 @@ def declare(**fields: Any) -> Sweep:
     return Sweep(**{"name": "digits", "task": "trainables.tasks.digits:build", "space": {"lr": 0.1}} | fields)
 
 
+class HasSuggest:
+    def suggest(self, trial_id: str) -> dict[str, Any]:
+        return {}
+
+
+def test_points_take_the_place_of_any_searcher() -> None:
+    for searcher in ("tpe", "grid", "sobol", HasSuggest()):
+        assert declare(searcher=searcher, points="points.jsonl", space={}).points == "points.jsonl"
+
+
 def test_defaults() -> None:
     sweep = declare()
     assert sweep.precisions == ("fp32", "bf16-mixed", "fp16-mixed")
@@ -55,7 +65,17 @@ def test_defaults() -> None:
         ({"scheduler": object()}, "scheduler: "),
         ({"scheduler": None}, "scheduler: "),
         ({"searcher": "gird"}, "searcher: must be a known name, got 'gird'; did you mean 'grid'"),
-        ({"searcher": 3}, "searcher: "),
+        (
+            {"searcher": 3},
+            "searcher: must be a name or a Ray Tune Searcher, got 3; use one of random, grid, sobol, tpe",
+        ),
+        ({"searcher": "tpee"}, "searcher: must be a known name, got 'tpee'; did you mean 'tpe'"),
+        ({"searcher": HasSuggest}, "searcher: must be a name or a Ray Tune Searcher, got <class .*an object such as"),
+        (
+            {"searcher": "tpe", "space": {"lr": 0.1}},
+            "searcher: tpe needs a space that leaves something open, got 'tpe'",
+        ),
+        ({"searcher": "tpe", "space": {}}, "searcher: tpe needs a space that leaves something open"),
         (
             {"searcher": "grid", "space": {"lr": uniform(0, 1)}},
             r"space\['lr'\]: must be a choice or a constant in a grid",
