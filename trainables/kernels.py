@@ -22,11 +22,12 @@ def serving_kernel(product: Callable[[], object], device: torch.device) -> str |
         device: where it runs.
 
     Returns:
-        on CUDA the library alone; ``None`` where no library says a word, as OpenBLAS does not.
+        on CUDA the library alone; ``None`` where a library may have served it that says nothing, such as OpenBLAS.
     """
     if device.type == "cuda":
         return "cuBLAS" if torch.version.hip is None else "hipBLAS"
-    return parse_verbose(_printed(product))
+    silent = "PyTorch's own loops" if libraries().get("BLAS") == "mkl" else None
+    return parse_verbose(_printed(product)) or silent
 
 
 def parse_verbose(text: str) -> str | None:

@@ -18,7 +18,6 @@ from trainables.spec import Checkpoints
 
 RANKS = Checkpoints("unused", 0, "val_accuracy", "max")
 PRECISIONS = ["fp32", "bf16-mixed"]
-RANKS = Checkpoints("unused", 0, "val_accuracy", "max")
 SPACE = {
     "x": uniform(0, 1),
     "y": loguniform(1e-4, 1),
