@@ -20,7 +20,7 @@ from sweeps.search.checks import (
     text,
     whole,
 )
-from sweeps.search.configurations import HIGHEST_SEED, SEARCHERS, check_searcher
+from sweeps.search.configurations import SEARCHERS, check_searcher
 from sweeps.search.domains import Domain, Scalar
 from sweeps.search.space import check_space, space_to_json
 from sweeps.search.successive_halving import MODES
@@ -230,7 +230,7 @@ def _check_counts(sweep: Sweep) -> dict[str, object]:
         for name, value in given.items()
         if value is not None or name in ("num_trials", "grace_period")
     }
-    counts["seed"] = whole("seed", sweep.seed, at_least=0, at_most=HIGHEST_SEED, remedy="give a seed such as 0")
+    counts["seed"] = whole("seed", sweep.seed, at_least=0, remedy="give a seed such as 0")
     counts["reduction_factor"] = whole(
         "reduction_factor", sweep.reduction_factor, at_least=2, remedy="2, 3 and 4 are usual"
     )

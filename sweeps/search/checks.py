@@ -12,8 +12,8 @@ from trainables.text import one_line
 LONGEST_VALUE = 80
 """Characters of a refused value that its error shows."""
 
-MOST = 10**12
-"""The highest count of anything: more than any machine gets through, and within 64 bits."""
+MOST = 2**63 - 1
+"""The highest count of anything: the results keep counts in 64 bits."""
 
 MOST_RUNS = 1_000_000
 """The most runs of a search, and seeds of a confirmation: all are planned before the first one starts."""

@@ -190,8 +190,7 @@ def _read_point(where: str, line: str) -> dict[str, Scalar]:
         one_of(f"{where}, precision", checked["precision"], LADDER)
     if checked.get("seed") is not None:
         remedy = f"give a seed from 0 to {HIGHEST_SEED}, or leave it out"
-        if whole(f"{where}, seed", checked["seed"], at_least=0, remedy=remedy) > HIGHEST_SEED:
-            refuse(f"{where}, seed", f"must be at most {HIGHEST_SEED}", checked["seed"], remedy)
+        whole(f"{where}, seed", checked["seed"], at_least=0, at_most=HIGHEST_SEED, remedy=remedy)
     return checked
 
 

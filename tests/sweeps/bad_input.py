@@ -91,7 +91,7 @@ SCRIPT = [
     ("--grace-period 13", "--grace-period", "13", "lower it, raise the budget"),
     ("--reduction-factor 1", "--reduction-factor", "1", "2, 3 and 4 are usual"),
     ("--seed -1", "--seed", "-1", "such as 0"),
-    ("--seed 4294967296", "--seed", "4294967296", "such as 0"),
+    ("--seed 9223372036854775808", "--seed", "9223372036854775808", "such as 0"),
     ("--confirm-num-seeds 0", "--confirm-num-seeds", "0", "6 or more"),
     ("--confirm-top-k 0", "--confirm-top-k", "0", "1 confirms"),
     ("--confirm-target-speedup nan", "--confirm-target-speedup", "nan", "such as 1.5"),
