@@ -27,23 +27,25 @@ def startable_nodes() -> list[Node] | None:
     if reported is not None:
         return [dict(group.resources) for group in reported.node_group_configs if group.max_count != 0]
     heads = [node["NodeID"] for node in ray.nodes() if node["Alive"] and HEAD in node["Resources"]]
-    context = ray.get_runtime_context()
-    if not heads or heads[0] == context.get_node_id():
-        return _of_monitor(context.gcs_address) if heads else None
+    if not heads or heads[0] == ray.get_runtime_context().get_node_id():
+        return _of_monitor() if heads else None
     remote: Any = ray.remote  # its overloads do not describe options
     there = remote(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(heads[0], soft=False))
-    found: list[Node] | None = ray.get(there(_of_monitor).remote(context.gcs_address))
+    found: list[Node] | None = ray.get(there(_of_monitor).remote())
     return found
 
 
-def _of_monitor(gcs_address: str) -> list[Node] | None:
+def _of_monitor() -> list[Node] | None:
     """What the autoscaler's process on this machine was started with; the autoscaler is part of Ray's monitor."""
-    import psutil
+    import ray
+
+    of_this_cluster = f"--gcs-address={ray.get_runtime_context().gcs_address}"
+    import psutil  # after Ray, which brings it along
     import yaml
 
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
-        if f"--gcs-address={gcs_address}" not in words or not any(_is_autoscaler(word) for word in words):
+        if of_this_cluster not in words or not any(_is_autoscaler(word) for word in words):
             continue
         options = dict(word.split("=", 1) for word in words if word.startswith("--") and "=" in word)
         if "--autoscaling-config" not in options:

@@ -162,6 +162,7 @@ from sweeps.engine.autoscaler import startable_nodes
 
 ray.init(sys.argv[1], log_to_driver=False, logging_level="ERROR")
 print(startable_nodes())
+print(ray.get(ray.remote(num_cpus=2)(startable_nodes).remote()))  # on the node that is not the head
 groups = [NodeGroupConfig(resources={"CPU": 4}, max_count=-1), NodeGroupConfig(resources={"CPU": 5}, max_count=0)]
 report = ClusterConfig(node_group_configs=groups).SerializeToString()
 GcsClient(address=ray.get_runtime_context().gcs_address).report_cluster_config(report)
@@ -191,6 +192,7 @@ def test_a_sweep_starts_the_node_that_it_needs_and_is_refused_where_there_is_non
     assert list(load(tmp_path / "r").trials["status"]) == ["completed"] * 2
     known = command(sys.executable, "-c", KNOWN, autoscaling)
     assert known.stdout.splitlines() == [
+        "[{'CPU': 2, 'object_store_memory': 80000000}]",
         "[{'CPU': 2, 'object_store_memory': 80000000}]",
         "[{'CPU': 4}]",
     ], known.stderr
