@@ -1,8 +1,6 @@
 """What Ray Tune tells of its trials, as rows of the journal."""
 
-import pickle
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -40,16 +38,15 @@ class JournalCallback(tune.Callback):
         self._resources, self._scheduler = resources, scheduler
         self._recorder, self._endings = recorder, endings
         self._last: dict[str, Mapping[str, Any]] = {}
-        self.actors: set[Any] = set()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Tune pickles callbacks for a restore that is not used here, and a journal is an open file."""
-        return {}
+        self._begun: set[str] = set()
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A trial got its worker."""
-        self.actors.add(trial.temporary_state.ray_actor)
         self._search.started(trial)
+        self._begins(trial)
+
+    def _begins(self, trial: Trial) -> None:
+        self._begun.add(trial.config["spec"]["trial_id"])
         planned = self._search.trials[trial.config["spec"]["trial_id"]]
         row = rows.started(planned, "search", self._resources.num_cpus, self._resources.num_gpus)
         self._recorder.record("trial", row)
@@ -65,11 +62,12 @@ class JournalCallback(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A trial ended by itself or was stopped by the scheduler."""
-        report = self._last.pop(trial.config["spec"]["trial_id"])
-        status, reason = report["status"], report["status_reason"]
-        if status == "running":
-            status, reason = "pruned", f"stopped by {self._scheduler} after epoch {report['epoch']:g}"
-        self._ended(trial, report, status, reason)
+        report = self._last.pop(trial.config["spec"]["trial_id"], None)
+        if report is not None and report["status"] != "running":
+            self._ended(trial, report, report["status"], report["status_reason"])
+        else:
+            when = f"after epoch {report['epoch']:g}" if report is not None else "before its first report"
+            self._ended(trial, report, "pruned", f"stopped by {self._scheduler} {when}")
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A trial's process died."""
@@ -78,13 +76,12 @@ class JournalCallback(tune.Callback):
 
     def _ended(self, trial: Trial, report: Mapping[str, Any] | None, status: Status, reason: str | None) -> None:
         spec = trial.config["spec"]
+        if spec["trial_id"] not in self._begun:  # it ended while its worker was starting
+            self._begins(trial)
         self._endings.record(spec["trial_id"], spec["precision"], report, status, reason)
 
 
-def _error_of(trial: Trial) -> BaseException:
-    """The error that Tune left in the trial's folder."""
-    try:
-        error = pickle.loads(Path(trial.pickled_error_file).read_bytes())
-    except Exception:
-        return RuntimeError("its error could not be read")
+def _error_of(trial: Any) -> BaseException:
+    """What ended a trial's process, as :mod:`sweeps.engine.controller` keeps it."""
+    error = trial.died_of
     return error if isinstance(error, BaseException) else RuntimeError(str(error))

@@ -82,7 +82,7 @@ def ray_session(address: str | None) -> Iterator[None]:
         return
     on_sigterm = signal.getsignal(signal.SIGTERM)
     field, found = find_address(address)
-    starts_here: dict[str, Any] = {"include_dashboard": False} if found is None else {}
+    starts_here: dict[str, Any] = {"include_dashboard": False, **own_cpus()} if found is None else {}
     _check_reachable(field, found or "")
     try:
         with warnings.catch_warnings():
@@ -98,6 +98,13 @@ def ray_session(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def own_cpus() -> dict[str, int]:
+    """``num_cpus`` for ``ray.init`` where this process may not use all: Ray minds containers, not Slurm or taskset."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    allowed = len(affinity(0)) if affinity is not None else os.cpu_count()
+    return {"num_cpus": allowed} if allowed is not None and allowed < (os.cpu_count() or 1) else {}
 
 
 def find_address(address: str | None) -> tuple[str, str | None]:

@@ -92,13 +92,14 @@ class Tally:
         self._metric, self._sign = metric, 1 if mode == "max" else -1
         self._started = time.monotonic()
         self._states: dict[str, str] = {}
+        self._counts: Counter[str] = Counter()
         self._precisions: dict[str, str] = {}
         self._best: dict[str, float] = {}
 
     @property
     def num_done(self) -> int:
         """Trials and timings that have ended."""
-        return sum(state != "running" for state in self._states.values())
+        return len(self._states) - self._counts["running"]
 
     def saw(self, kind: Kind, row: Mapping[str, Any]) -> None:
         """Counts a row."""
@@ -106,8 +107,14 @@ class Tally:
         if kind == "report":
             self._fold(self._precisions.get(key, ""), row.get(self._metric))
         elif "status" in row:
-            self._states[key] = row["status"]
+            self._enter(key, row["status"])
             self._precisions.setdefault(key, row.get("precision", ""))
+
+    def _enter(self, key: str, state: str) -> None:
+        if key in self._states:
+            self._counts[self._states[key]] -= 1
+        self._states[key] = state
+        self._counts[state] += 1
 
     def _fold(self, precision: str, value: float | None) -> None:
         if precision and value is not None and math.isfinite(value):
@@ -127,8 +134,8 @@ class Tally:
         return Group(bar, *(Text(f"        {part}") for part in (self._by_state(), self._best_so_far()) if part))
 
     def _by_state(self) -> str:
-        counts = Counter(self._states.values())
-        return ", ".join(f"{count} {state.replace('_', ' ')}" for state, count in sorted(counts.items()))
+        counts = sorted((+self._counts).items())
+        return ", ".join(f"{count} {state.replace('_', ' ')}" for state, count in counts)
 
     def _best_so_far(self) -> str:
         shown = ", ".join(f"{precision} {value:.4g}" for precision, value in sorted(self._best.items()))

@@ -141,7 +141,9 @@ class Sweep:
     checkpoint_every_s: float = _option(30, WHERE, "seconds between two savings of a running trial, 0: every step", "S")
     seed: int = _option(0, TRIED, "what all randomness of the sweep derives from", "N")
     stage: Literal["probe", "search", "confirm"] = _option("confirm", WHERE, "the last stage to run", "|".join(STAGES))
-    address: str | None = _option(None, WHERE, "a running Ray cluster; else RAY_ADDRESS, else one starts", "ADDRESS")
+    address: str | None = _option(
+        None, WHERE, "a running Ray cluster; else RAY_ADDRESS, the one running here, or a new one", "ADDRESS"
+    )
     resume: bool = _option(False, WHERE, "continue the interrupted run run_name, else this sweep's newest")
     dry_run: bool = _option(False, WHERE, "print what would run and what it would cost, and stop")
 

@@ -1,0 +1,134 @@
+"""Many trials that do nothing: what Tune's control loop keeps of them, and what it reserves."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray import tune
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler
+from ray.tune.search import Searcher
+from ray.util import placement_group_table
+
+from sweeps.engine.controller import run_trials
+
+pytestmark = pytest.mark.ray
+MAX_PENDING = 8
+
+
+class Nothing(tune.Trainable):
+    """Reports its process twice; some trials kill it."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self.reports = 0
+
+    def step(self) -> dict[str, Any]:
+        if self.config["spec"]["dies"]:
+            os._exit(1)
+        time.sleep(0.02)
+        self.reports += 1
+        return {"process": os.getpid(), "done": self.reports == 2}
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.setup(new_config)
+        return True
+
+
+class Numbers(Searcher):
+    """Hands out numbers until it is enough; one of them stands for a trial whose process dies."""
+
+    def __init__(self, enough: Callable[[int], bool], dying: int) -> None:
+        super().__init__()
+        self.enough, self.dying, self.next = enough, dying, 0
+
+    def suggest(self, trial_id: str) -> Any:
+        if self.enough(self.next):
+            return Searcher.FINISHED
+        self.next += 1
+        number = self.next - 1
+        return {"spec": {"trial_id": f"trial-{number}", "dies": number == self.dying}}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        pass
+
+
+class Watching(FIFOScheduler):
+    """Counts the trials that it would have to look through."""
+
+    most = 0
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
+        self.most = max(self.most, len(tune_controller.get_trials()))
+        return super().choose_trial_to_run(tune_controller)
+
+
+class Seen(tune.Callback):
+    """Keeps what it is told."""
+
+    def __init__(self, fails_at: int | None = None) -> None:
+        self.fails_at = fails_at
+        self.started: list[str] = []
+        self.ended: list[str] = []
+        self.failed: list[str] = []
+        self.processes: list[int] = []
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self.started.append(trial.config["spec"]["trial_id"])
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        if len(self.ended) == self.fails_at:
+            raise KeyboardInterrupt
+        self.ended.append(trial.config["spec"]["trial_id"])
+        self.processes.append(trial.last_result["process"])
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self.failed.append(trial.config["spec"]["trial_id"])
+
+
+def search(
+    folder: Path, seen: Seen, scheduler: FIFOScheduler, enough: Callable[[int], bool], dying: int = -1
+) -> list[str]:
+    resources = tune.PlacementGroupFactory([{"CPU": 1}])
+    searcher = Numbers(enough, dying)
+    run_trials(Nothing, resources, searcher, scheduler, seen, 2000, MAX_PENDING, 1, str(folder))
+    return [f"trial-{number}" for number in range(searcher.next)]
+
+
+def wait_until_all_is_free() -> None:
+    import ray
+
+    deadline = time.monotonic() + 20
+    while ray.available_resources().get("CPU", 0) < 2:
+        assert time.monotonic() < deadline, ray.available_resources()
+        time.sleep(0.1)
+
+
+def test_trials_share_workers_and_placement_groups_and_are_forgotten(ray_address: str, tmp_path: Path) -> None:
+    """Both workers come to their start, although each of the trials takes less time than that."""
+    seen, scheduler, before = Seen(), Watching(), set(placement_group_table())
+    all_trials = search(tmp_path, seen, scheduler, lambda n: n >= 40 and len(set(seen.processes)) == 2)
+    assert sorted(seen.ended) == sorted(all_trials)
+    assert len(set(seen.processes)) == 2
+    assert len(set(placement_group_table()) - before) <= MAX_PENDING + 2
+    assert 0 < scheduler.most <= MAX_PENDING + 2
+    wait_until_all_is_free()
+
+
+def test_a_trial_whose_process_dies_is_tried_again_and_the_others_go_on(ray_address: str, tmp_path: Path) -> None:
+    seen = Seen()
+    all_trials = search(tmp_path, seen, FIFOScheduler(), lambda n: n >= 20, dying=7)
+    assert seen.failed == ["trial-7"]
+    assert seen.started.count("trial-7") == 2
+    assert sorted(seen.ended) == sorted(set(all_trials) - {"trial-7"})
+    wait_until_all_is_free()
+
+
+def test_an_interruption_frees_workers_and_reservations(ray_address: str, tmp_path: Path) -> None:
+    seen = Seen(fails_at=5)
+    with pytest.raises(KeyboardInterrupt):
+        search(tmp_path, seen, FIFOScheduler(), lambda n: n >= 20)
+    assert len(seen.ended) == 5
+    wait_until_all_is_free()
