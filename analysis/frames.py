@@ -16,8 +16,8 @@ from analysis.schema import (
     TIMESTAMP,
     TIMING_COLUMNS,
     TRIAL_COLUMNS,
-    ResultsError,
     is_metric,
+    refuse,
 )
 
 Columns = dict[str, str]
@@ -125,7 +125,7 @@ def _values(values: list[Any], dtype: str, name: str) -> Any:
         return pd.array(values, dtype=dtype)  # type: ignore[call-overload]
     except (TypeError, ValueError, OverflowError) as error:
         detail = str(error).splitlines()[0]
-        raise ResultsError(f"column {name}: not every value is {dtype} ({detail}); correct it in the journal") from None
+        refuse(f"column {name}", f"must hold values of {dtype} alone", detail, "correct the journal")
 
 
 def _config_values(values: list[Any]) -> Any:

@@ -1,8 +1,10 @@
 """What a sweep would do, without doing it."""
 
 from sweeps.engine.probe import ladder_order
+from sweeps.engine.resume import find_run
+from sweeps.engine.stages import run_folder
 from sweeps.engine.sweep import Sweep
-from sweeps.search.plan import PlannedTrial, follows_results, plan_search, preview
+from sweeps.search.plan import PlannedTrial, check_points, follows_results, plan_search, preview
 from trainables.loading import find_task
 
 
@@ -16,6 +18,11 @@ def describe(sweep: Sweep) -> str:
         SweepError, TaskError: it could not run.
     """
     find_task(sweep.task)
+    check_points(sweep)
+    if sweep.resume:
+        find_run(sweep)
+    else:
+        run_folder(sweep)
     names = ladder_order(sweep.precisions)
     budget = sweep.budget
     length = f"{budget.max_epochs} epochs" if budget.max_steps is None else f"{budget.max_steps} steps"

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.schema import ResultsError
+from sweeps.engine.flags import Parser, parse_known
 from sweeps.search.checks import refuse
 from trainables.ladder import LADDER
 from trainables.loading import TaskError, find_task
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 def export(argv: Sequence[str]) -> int:
     """The command: exports and says what and where to."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="ampsweep export", description="The best trial's weights, configuration and verdicts, ready to load."
     )
     parser.add_argument("folder", metavar="DIR", help="the results' folder")
     parser.add_argument("target", metavar="TARGET", type=Path, help="a new or empty folder")
     parser.add_argument("--precision", choices=list(LADDER), help="the best trial of this precision; else of all")
-    arguments = parser.parse_args(argv)
+    arguments = argparse.Namespace(**parse_known(parser, argv))
     best = write_export(arguments.folder, arguments.target, arguments.precision)
     print(f"{best.trial_id}, {best.precision}, {best.metric} {best.value:.4g}: exported to {arguments.target}")
     print(f'load it with: from trainables import load_exported; model = load_exported("{arguments.target}")')
@@ -72,7 +72,9 @@ def best_kept(results: "Results", precision: str | None) -> "Best":
     there = [isinstance(path, str) and Path(path).is_file() for path in results.trials["checkpoint"]]
     if not any(there):
         folder = next(iter(results.folders.values()))
-        raise ResultsError(f"{folder}: no trial's weights are kept; a completed one of search or confirm leaves them")
+        refuse(
+            "results", "must hold a trial's weights", str(folder), "a completed one of search or confirm leaves them"
+        )
     return replace(results, trials=results.trials[there]).best(precision)
 
 

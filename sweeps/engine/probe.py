@@ -8,7 +8,7 @@ from sweeps.engine.recorder import Recorder
 from sweeps.engine.remote import cancelled_on_error, streaming
 from sweeps.engine.rows import probed
 from trainables.ladder import BASELINES, LADDER
-from trainables.loading import TaskError
+from trainables.loading import TaskError, describe
 from trainables.spec import TrialSpec
 
 
@@ -74,5 +74,10 @@ def _probe(spec: dict[str, Any], precisions: list[str]) -> Iterator[dict[str, An
     from trainables.probe import probe
 
     settle_process()
-    for result in probe(TrialSpec.from_dict(spec), precisions):
-        yield dataclasses.asdict(result)
+    try:
+        for result in probe(TrialSpec.from_dict(spec), precisions):
+            yield dataclasses.asdict(result)
+    except TaskError as error:
+        raise TaskError(str(error)) from None  # what it came from need not survive the way to the driver
+    except KeyboardInterrupt as error:  # to Ray it would mean that the driver had cancelled the probe
+        raise TaskError(f"task: must run to its end, got {describe(error)}; correct the task") from None

@@ -1,7 +1,7 @@
 """A sweep from beginning to end: probe, search, confirm, report."""
 
 import datetime
-import shutil
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from sweeps.engine.recorder import Recorder
 from sweeps.engine.resume import Past, find_run, read_past, task_digest
 from sweeps.engine.sweep import Sweep, SweepError
 from sweeps.search.checks import Unfinished, refuse
-from sweeps.search.plan import PlannedTrial, plan_confirm, plan_left_out, preview
+from sweeps.search.plan import PlannedTrial, check_points, plan_confirm, plan_left_out, preview
 from trainables.loading import TaskError, TaskSource, find_task
 from trainables.spec import Checkpoints, TrialSpec
 
@@ -43,22 +43,23 @@ def run(sweep: Sweep, console: Console | None = None) -> "Results":
 
     Raises:
         SweepError, TaskError: bad input; nothing was trained.
-        Unfinished: the searcher failed; what was measured is kept.
+        Unfinished: the sweep could not go on; what it measured so far is kept.
     """
     source = find_task(sweep.task)
     # Bad points and searchers that do not work are found out before Ray starts.
     num_trials, first = preview(sweep, ladder_order(sweep.precisions))
-    for trial in plan_left_out(sweep, sweep.precisions):
-        refuse("points", f"must stay within the precisions {', '.join(sweep.precisions)}", trial.precision, "add it")
+    check_points(sweep)
     folder = find_run(sweep) if sweep.resume else run_folder(sweep)
     # The journal first: it holds the lock without which the folder is another driver's.
-    with Journal(folder) as journal, _unless_refused(journal, sweep), Progress(console or Console()) as progress:
+    with Journal(folder) as journal, _unless_refused(journal), Progress(console or Console()) as progress:
         past = read_past(folder, sweep, source) if sweep.resume else Past()
         begun = f"goes on in {folder}, {len(past.ended)} trials done" if sweep.resume else f"results go to {folder}"
         progress.say(f"sweep   {sweep.name}: {sweep.task}, {num_trials} trials; {begun}")
         this = _Run(sweep, source, first, past, Recorder(journal, progress, past.steps, past.begun))
         this.declare(past.metric or sweep.metric or "val_loss", past.mode if past.metric else sweep.mode or "min")
         with connected(sweep) as resources:
+            if resources.waits_for:
+                progress.say(f"cluster {resources.waits_for}")
             this.stages(resources)
     from analysis import load  # pandas, which nothing before needs
 
@@ -66,13 +67,14 @@ def run(sweep: Sweep, console: Console | None = None) -> "Results":
 
 
 @contextmanager
-def _unless_refused(journal: Journal, sweep: Sweep) -> Iterator[None]:
-    """Takes a new run's folder away again where bad input ended it in the probe, so that its name is not used up."""
+def _unless_refused(journal: Journal) -> Iterator[None]:
+    """Takes a run's beginning back where bad input ended it in the probe, so that its name is not used up."""
     try:
         yield
-    except (SweepError, TaskError):
-        if not sweep.resume and journal.only_probed:
-            shutil.rmtree(journal.folder)
+    except (SweepError, TaskError) as error:
+        if not journal.only_probed:
+            raise Unfinished(str(error)) from error
+        journal.take_back()
         raise
 
 
@@ -80,14 +82,21 @@ def run_folder(sweep: Sweep) -> Path:
     """Where a run's results go.
 
     Raises:
-        SweepError: a run of that name is there already.
+        SweepError: a run of that name is there already, or none can be.
     """
     if "://" in sweep.storage:
         refuse("storage", "must be a folder in this version", sweep.storage, "name one that all nodes see, such as NFS")
     name = sweep.run_name or f"{sweep.name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
     folder = Path(sweep.storage) / name
-    if folder.exists() and any(folder.iterdir()):
+    try:
+        is_new = not folder.exists() or not any(folder.iterdir())
+        above = next(path for path in folder.parents if path.exists())
+    except OSError as error:  # a file, or a name that is too long
+        refuse("run_name", f"must name a folder in {sweep.storage} ({error.strerror})", name, "choose another name")
+    if not is_new:
         refuse("run_name", f"must be new in {sweep.storage}", name, "choose another name, or go on with it by --resume")
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        refuse("storage", f"must be a folder that can be written ({above} cannot)", sweep.storage, "name another one")
     return folder
 
 

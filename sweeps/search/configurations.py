@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sweeps.search.checks import one_of, refuse, whole
+from sweeps.search.checks import one_of, refuse, text, whole
 from sweeps.search.domains import Choice, Domain, Scalar, scalar
+from sweeps.search.hyperparameters import check_values
 from sweeps.search.space import Space
 from trainables.ladder import LADDER
 
@@ -140,8 +141,8 @@ def read_points(path: str) -> list[dict[str, Scalar]]:
     """
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        refuse("points", "must be a readable file of JSON lines", path, f"check the path ({error})")
+    except (OSError, ValueError) as error:
+        refuse("points", f"must be a readable file of JSON lines ({error})", path, "check the path")
     points: list[dict[str, Scalar]] = []
     for line_number, line in enumerate(lines, start=1):
         if line.strip():
@@ -175,19 +176,30 @@ def _grid_values(name: str, value: Domain | Scalar) -> tuple[Scalar, ...]:
 
 def _read_point(where: str, line: str) -> dict[str, Scalar]:
     try:
-        point: Any = json.loads(line)
+        point: Any = json.loads(line, object_pairs_hook=_once)
     except (ValueError, RecursionError):
         point = None
     if not isinstance(point, dict):
-        refuse(where, "must be a JSON object", line, 'write {"learning_rate": 0.001, "precision": "fp32"}')
+        remedy = 'write {"learning_rate": 0.001, "precision": "fp32"}'
+        refuse(where, "must be a JSON object that names each key once", line, remedy)
+    for name in point:
+        text(where, name, "name each hyperparameter by a word")
     checked = {name: scalar(f"{where}, {name}", value) for name, value in point.items()}
+    check_values({name: [value] for name, value in checked.items()}, f"{where}, {{}}")
     if checked.get("precision") is not None:
         one_of(f"{where}, precision", checked["precision"], LADDER)
     if checked.get("seed") is not None:
         remedy = f"give a seed from 0 to {HIGHEST_SEED}, or leave it out"
-        if whole(f"{where}, seed", checked["seed"], at_least=0, remedy=remedy) > HIGHEST_SEED:
-            refuse(f"{where}, seed", f"must be at most {HIGHEST_SEED}", checked["seed"], remedy)
+        whole(f"{where}, seed", checked["seed"], at_least=0, at_most=HIGHEST_SEED, remedy=remedy)
     return checked
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of a JSON line, where no key occurs twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key occurs twice")
+    return found
 
 
 def _same_names(where: str, first: Mapping[str, Scalar], point: Mapping[str, Scalar]) -> None:

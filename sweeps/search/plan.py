@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sweeps.search.checks import one_of
+from sweeps.search.checks import one_of, refuse
 from sweeps.search.configurations import PLANNED, Configuration, config_id, read_points, split_point, stream
 from sweeps.search.domains import Scalar
 
@@ -96,6 +96,16 @@ def plan_left_out(sweep: "Sweep", precisions: Sequence[str]) -> list[PlannedTria
     if sweep.points is None:
         return []
     return [trial for trial in _plan_points(sweep, sweep.points, precisions) if trial.precision not in precisions]
+
+
+def check_points(sweep: "Sweep") -> None:
+    """Refuses points in other precisions than the sweep's.
+
+    Raises:
+        SweepError: there is one, or the points cannot be read.
+    """
+    for trial in plan_left_out(sweep, sweep.precisions):
+        refuse("points", f"must stay within the precisions {', '.join(sweep.precisions)}", trial.precision, "add it")
 
 
 def plan_confirm(

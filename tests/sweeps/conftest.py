@@ -1,4 +1,4 @@
-"""Makes what tests of searches share importable: in pytest's importlib mode a test's own folder is not on the path."""
+"""Makes what tests of this folder share importable: in pytest's importlib mode the folder is not on the path."""
 
 import sys
 from pathlib import Path

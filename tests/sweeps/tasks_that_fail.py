@@ -34,6 +34,8 @@ class Loss:
         if self.fault == "kill" and self.calls > 3:
             os.kill(os.getpid(), signal.SIGKILL)
         confirming, in_second_epoch = torch.initial_seed() >= 2**30, self.calls > 9
+        if self.fault == "raise in confirm" and confirming:
+            raise RuntimeError("planted in confirm")
         if self.fault == "kill in confirm" and confirming and in_second_epoch:
             os.kill(os.getpid(), signal.SIGKILL)
         if self.fault == "kill once" and confirming == ("confirm" in self.marker.name) and in_second_epoch:

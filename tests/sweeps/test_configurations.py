@@ -216,7 +216,7 @@ def test_points_are_read_in_order(tmp_path: Path) -> None:
         ('{"lr": 1, "precision": "bf61-mixed"}', "points, line 3, precision: .*did you mean 'bf16-mixed'"),
         ('{"lr": 1, "seed": -1}', "points, line 3, seed: "),
         ('{"lr": 1, "seed": 1.5}', "points, line 3, seed: "),
-        ('{"lr": 1, "seed": 4294967296}', "points, line 3, seed: must be at most 4294967295"),
+        ('{"lr": 1, "seed": 4294967296}', "points, line 3, seed: must be a whole number of at most 4294967295"),
         ('{"learning_rate": 1}', "points, line 3: must name the first line's hyperparameters, got 'learning_rate'"),
         ('{"lr": 1, "width": 2}', "points, line 3: must name the first line's hyperparameters, got 'lr, width'"),
         ("[" * 100_000, "points, line 3: must be a JSON object"),

@@ -54,18 +54,20 @@ def test_a_driver_that_comes_second_leaves_the_folder_of_the_first_alone(
         assert "search" in file.read_text()
 
 
-@pytest.mark.parametrize(("stage", "kept"), [("probe", False), ("search", True)])
+@pytest.mark.parametrize(("stage", "error", "kept"), [("probe", SweepError, False), ("search", Unfinished, True)])
 def test_a_refused_run_keeps_its_folder_once_a_trial_has_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str, kept: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str, error: type[Exception], kept: bool
 ) -> None:
     def refused(this: stages._Run, metric: str, mode: str, **more: object) -> None:
         this.recorder.journal.write("trial", {"trial_id": "a", "stage": stage})
         raise SweepError("planted")
 
     monkeypatch.setattr(stages._Run, "declare", refused)
-    with pytest.raises(SweepError, match="planted"):
-        run(Sweep(name="s", task="trainables.tasks.digits:build", space={}, storage=str(tmp_path), run_name="r"))
-    assert (tmp_path / "r").exists() is kept
+    storage = tmp_path / "new" / "storage"
+    with pytest.raises(error, match="planted"):
+        run(Sweep(name="s", task="trainables.tasks.digits:build", space={}, storage=storage, run_name="r"))
+    assert (storage / "r").exists() is kept
+    assert (tmp_path / "new").exists() is kept
 
 
 def test_winners_and_used_seeds_are_those_that_the_journal_tells_of(tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def test_defaults() -> None:
         ({"task": "digits:"}, "task: must name a function"),
         ({"task": "digits:2x"}, "task: must name a function"),
         ({"task": print}, "task: "),
-        ({"cpus_per_trial": 0}, "cpus_per_trial: must be a finite number above 0"),
+        ({"cpus_per_trial": 0}, "cpus_per_trial: must be a finite number of at least 0.0001"),
         ({"cpus_per_trial": None}, "cpus_per_trial: "),
         ({"gpus_per_trial": -0.5}, "gpus_per_trial: must be a finite number of at least 0"),
         ({"gpus_per_trial": float("nan")}, "gpus_per_trial: "),
