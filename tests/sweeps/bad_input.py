@@ -72,6 +72,13 @@ SCRIPT = [
     ("--mode maximum", "--mode", "'maximum'", "did you mean 'max'?"),
     ("--scheduler ahsa", "--scheduler", "'ahsa'", "did you mean 'asha'?"),
     ("--searcher gird", "--searcher", "'gird'", "did you mean 'grid'?"),
+    ("--searcher tep", "--searcher", "'tep'", "did you mean 'tpe'?"),
+    (
+        "--searcher tpe --space learning_rate=1 --space weight_decay=0 --space width=8",
+        "--searcher",
+        "'tpe'",
+        "add a domain",
+    ),
     ("--searcher grid", "--space learning_rate", "'loguniform:0.0001:0.03'", "choice([...])"),
     ("--stage serch", "--stage", "'serch'", "did you mean 'search'?"),
     ("--num-trails 8", "--num-trails", "'--num-trails'", "did you mean '--num-trials'?"),
@@ -101,6 +108,7 @@ SCRIPT = [
     ("--gpus-per-trial half", "--gpus-per-trial", "'half'", "for example 0.5"),
     ("--gpus-per-trial -1", "--gpus-per-trial", "-1.0", "0 trains on the CPU"),
     ("--gpus-per-trial 1.5", "--gpus-per-trial", "1.5", "round to 1 or 2"),
+    ("--checkpoint-every-s -1", "--checkpoint-every-s", "-1.0", "30 loses at most"),
     ("--resume=yes", "--resume", "'yes'", "give the flag alone"),
     ("--space width", "--space", "'width'", "for example learning_rate=loguniform"),
     ("--space =3", "--space", "'=3'", "for example learning_rate=loguniform"),
@@ -216,6 +224,10 @@ COMMANDS = [
     ("report results/other --html", "--html", "'--html'", "see --help"),
     ("export results/other", "TARGET", "nothing", "see --help"),
     ("export results/other new", "results", "'results/other'", "leaves them"),
+    ("export results/other new --precision bf17", "--precision", "'bf17'", "valid: 'fp32'"),
+    ("doctor stray", "arguments", "'stray'", "see --help"),
+    ("doctor --storge x", "--storge", "'--storge'", "did you mean '--storage'?"),
+    ("doctor --storage ''", "--storage", "''", "for example runs"),
     ("export none new", "results", "'none'", "pass a sweep's folder, such as"),
 ]
 

@@ -95,6 +95,7 @@ def test_of_a_command(
         (["-m", "sweeps.digits", "--precisions", "bf17-mixed"], "--precisions", "'bf17-mixed'", "did you mean"),
         ([str(ROOT / "sweeps/digits.py"), "--points", "line.jsonl"], "--points, line 3", "'{", "write {"),
         (["-m", "sweeps.digits", "--run-name", "used"], "--run-name", "'used'", "--resume"),
+        (["-m", "sweeps.digits"], "RAY_ADDRESS", f"'{NOBODY}'", "start one, or remove RAY_ADDRESS"),
         (["-m", "sweeps.digits", "--address", NOBODY], "--address", f"'{NOBODY}'", "start one"),
     ],
     ids=lambda words: words[-1] if isinstance(words, list) else None,
