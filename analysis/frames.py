@@ -2,22 +2,22 @@
 
 import statistics
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from numpy.typing import NDArray
 
+from analysis.columns import column, config_column
 from analysis.journal import Journal, Record
+from analysis.reports import concat, to_frame
 from analysis.schema import (
     BEST_PREFIX,
     CONFIG_PREFIX,
     HISTORY_COLUMNS,
-    TIMESTAMP,
     TIMING_COLUMNS,
     TRIAL_COLUMNS,
     is_metric,
-    refuse,
 )
 
 Columns = dict[str, str]
@@ -32,7 +32,7 @@ def trials_frame(journals: Sequence[Journal]) -> pd.DataFrame:
     frame = _frame(rows, _insert(TRIAL_COLUMNS, "val_loss", metrics + best))
     configs = [row.get("config") or {} for row in rows]
     names = dict.fromkeys(_space_names(journals)) | dict.fromkeys(name for config in configs for name in config)
-    values = {CONFIG_PREFIX + name: _config_values([config.get(name) for config in configs]) for name in names}
+    values = {CONFIG_PREFIX + name: config_column([config.get(name) for config in configs]) for name in names}
     at = frame.columns.get_loc("seed") + 1  # type: ignore[operator]
     return pd.concat([frame.iloc[:, :at], pd.DataFrame(values, index=frame.index), frame.iloc[:, at:]], axis=1)
 
@@ -46,19 +46,21 @@ def _own(row: Record, journal: Journal) -> Record:
 
 def history_frame(journals: Sequence[Journal]) -> pd.DataFrame:
     """A row for every report: the trials in the order of `trials_frame`, each by step; of two of one step the later."""
-    rows: list[Record] = []
-    ranks: list[int] = []
+    ranks: list[NDArray[np.int64]] = []
+    tables = []
     offset = 0
     for journal in journals:
         rank = {trial_id: offset + index for index, trial_id in enumerate(journal.trials)}
-        for row in journal.reports:
-            row["sweep"] = journal.run_name
-            ranks.append(rank.setdefault(row["trial_id"], offset + len(rank)))
-        rows += journal.reports
+        ids = journal.reports["trial_id"].combine_chunks().dictionary_encode()
+        ranks_of_ids = [rank.setdefault(trial_id, offset + len(rank)) for trial_id in ids.dictionary.to_pylist()]
+        ranks.append(np.array(ranks_of_ids, dtype=np.int64)[ids.indices.to_numpy()])
         offset += len(rank)
-    metrics = _metrics(journals, rows)
-    frame = _frame(rows, _insert(HISTORY_COLUMNS, "val_loss", metrics))
-    return frame.iloc[_last_of_each_step(np.array(ranks, dtype=np.int64), frame["step"])].reset_index(drop=True)
+        tables.append(journal.reports.append_column("sweep", pa.repeat(journal.run_name, len(ids))))
+    table = concat(tables)
+    kept = _last_of_each_step(np.concatenate(ranks), table["step"].to_pandas())
+    metrics = _metrics(journals, [dict.fromkeys(table.column_names)])
+    columns = _insert(HISTORY_COLUMNS, "val_loss", metrics)
+    return to_frame(table.take(pa.array(kept))).reindex(columns=list(columns))
 
 
 def _last_of_each_step(ranks: NDArray[np.int64], steps: "pd.Series[int]") -> NDArray[np.int64]:
@@ -110,37 +112,5 @@ def _insert(columns: Columns, after: str, metrics: Iterable[str]) -> Columns:
 
 
 def _frame(rows: Sequence[Record], columns: Columns) -> pd.DataFrame:
-    data = {name: _values([row.get(name) for row in rows], dtype, name) for name, dtype in columns.items()}
+    data = {name: column([row.get(name) for row in rows], dtype, name) for name, dtype in columns.items()}
     return pd.DataFrame(data, copy=False)
-
-
-def _values(values: list[Any], dtype: str, name: str) -> Any:
-    try:
-        if dtype == "float64":
-            return np.array(values, dtype=np.float64)  # None becomes NaN
-        if dtype == TIMESTAMP:
-            return pd.to_datetime(pd.Series(values, dtype="object"), utc=True, format="ISO8601").dt.as_unit("us")
-        if dtype == "object":
-            return pd.Series(values, dtype="object")
-        return pd.array(values, dtype=dtype)  # type: ignore[call-overload]
-    except (TypeError, ValueError, OverflowError) as error:
-        detail = str(error).splitlines()[0]
-        refuse(f"column {name}", f"must hold values of {dtype} alone", detail, "correct the journal")
-
-
-def _config_values(values: list[Any]) -> Any:
-    """A hyperparameter's column in the narrowest type that holds its values; objects where they are of several."""
-    dtype = _CONFIG_DTYPES.get(frozenset(type(value) for value in values if value is not None), "object")
-    try:
-        return pd.array(values, dtype=dtype) if dtype != "object" else pd.Series(values, dtype="object")  # type: ignore[call-overload]
-    except OverflowError:  # an integer of more than 64 bits
-        return pd.Series(values, dtype="object")
-
-
-_CONFIG_DTYPES = {
-    frozenset({bool}): "boolean",
-    frozenset({int}): "Int64",
-    frozenset({float}): "float64",
-    frozenset({int, float}): "float64",
-    frozenset({str}): "string",
-}

@@ -3,18 +3,18 @@
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType
 from typing import Any, NoReturn
 
+import pyarrow as pa
+
+from analysis.reports import concat, read_plain, table_of
 from analysis.schema import JOURNAL_DIR, SCHEMA_VERSION, SWEEP_FILE, refuse
 
 Record = dict[str, Any]
-
-_CHUNK_LINES = 20000
-"""Lines that one call of the JSON parser takes: one call for many lines is faster than one each."""
 
 
 @dataclass
@@ -25,14 +25,14 @@ class Journal:
         folder: the sweep's folder.
         sweep: its declaration, as resolved.
         trials: trial_id -> the trial's columns, later lines merged over earlier ones.
-        reports: every report, in the order written.
+        reports: a table of every report, in the order written, as `analysis.reports` makes it.
         timings: (block_id, device) -> timing record, the last one written.
     """
 
     folder: Path
     sweep: Record
     trials: dict[str, Record] = field(default_factory=dict)
-    reports: list[Record] = field(default_factory=list)
+    reports: pa.Table = field(default_factory=lambda: concat([]))
     timings: dict[tuple[Any, Any], Record] = field(default_factory=dict)
 
     @property
@@ -41,11 +41,9 @@ class Journal:
         return str(self.sweep["run_name"])
 
     def add(self, record: Record) -> None:
-        """Add one line's record; a record of an unknown kind is ignored, so that older readers survive new ones."""
+        """Add one line's record; one of an unknown kind is ignored, so that older readers survive new ones."""
         kind = record["kind"]
-        if kind == "report":
-            self.reports.append(record)
-        elif kind == "trial":
+        if kind == "trial":
             self.trials.setdefault(record["trial_id"], {}).update(record)
         elif kind == "timing":
             self.timings[record["block_id"], record.get("device")] = record
@@ -62,9 +60,13 @@ def read_journal(path: str | os.PathLike[str]) -> Journal:
     """
     folder = _local(path)
     journal = Journal(folder, _read_sweep(folder))
+    reports = []
     for file in sorted((folder / JOURNAL_DIR).glob("*.jsonl"), key=_write_order):
-        for record in _read_records(file):
+        records, table = _read_file(file)
+        for record in records:
             journal.add(record)
+        reports.append(table)
+    journal.reports = concat(reports)
     return journal
 
 
@@ -146,33 +148,36 @@ def _write_order(file: Path) -> tuple[str, int, str]:
     return (writer, int(sequence), "") if sequence.isdecimal() else (file.stem, 0, file.name)
 
 
-def _read_records(file: Path) -> Iterator[Record]:
+def _read_file(file: Path) -> tuple[list[Record], pa.Table]:
+    """A file's records but the reports, and the reports."""
     try:
-        lines = file.read_bytes().split(b"\n")
+        return _read_as_written(file)
     except OSError as error:
         refuse(str(file), "must be a readable file", error.strerror, "restore it or delete it")
-    # What follows the last newline is a line that a crash cut short, or nothing.
-    torn = lines.pop()
-    if torn and _record(torn) is not None:
-        lines.append(torn)
-    for start in range(0, len(lines), _CHUNK_LINES):
-        yield from _parse(file, start, lines[start : start + _CHUNK_LINES])
+    except (ValueError, RecursionError, pa.ArrowException):
+        records = _read_each(file)
+        reports = [record for record in records if record["kind"] == "report"]
+        return [record for record in records if record["kind"] != "report"], table_of(reports)
 
 
-def _parse(file: Path, start: int, lines: list[bytes]) -> list[Record]:
-    try:
-        records: list[Record] = json.loads(b"[" + b",".join(lines) + b"]")
-    except (ValueError, RecursionError):
-        records = []
-    if len(records) == len(lines) and all(map(_is_record, records)):
-        return records
-    return _parse_each(file, start, lines)
+def _read_as_written(file: Path) -> tuple[list[Record], pa.Table]:
+    """The fast way, which asks that all lines are as the engine writes them; ``ValueError`` where they are not."""
+    lines, reports = read_plain(file)
+    if lines and not lines[-1].endswith(b"\n") and _record(lines[-1]) is None:
+        lines.pop()  # a crash cut it short
+    records: list[Record] = json.loads(b"[" + b",".join(lines) + b"]")
+    if len(records) != len(lines) or not all(_is_record(record) and record["kind"] != "report" for record in records):
+        raise ValueError("a line is not a record, or a report in another form")
+    return records, reports
 
 
-def _parse_each(file: Path, start: int, lines: list[bytes]) -> list[Record]:
+def _read_each(file: Path) -> list[Record]:
     """The slow way, to name the line that is wrong and to skip blank ones."""
+    lines = file.read_bytes().split(b"\n")
+    if _record(lines[-1]) is None:
+        lines.pop()  # nothing, or what a crash cut short
     records = []
-    for number, line in enumerate(lines, start + 1):
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         record = _record(line)

@@ -15,7 +15,6 @@ from analysis.frames import history_frame, timings_frame, trials_frame
 from analysis.journal import read_journal
 from analysis.schema import EXAMPLES_DIR, refuse
 from analysis.summary import Best, best, summary
-from analysis.verdicts import verdicts
 
 
 @dataclass(frozen=True)
@@ -97,6 +96,8 @@ class Results:
         return rows
 
     def _verdicts_of(self, sweep: dict[str, Any]) -> pd.DataFrame:
+        from analysis.verdicts import verdicts  # SciPy, which reading alone does not need
+
         def examples(trial_id: str) -> "NDArray[np.float64] | None":
             return self.examples(trial_id, sweep["run_name"])
 

@@ -5,14 +5,15 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from analysis.journal import Journal as Recorded
-from analysis.journal import read_journal
 from analysis.schema import SWEEP_FILE, UNFINISHED, ResultsError
 from sweeps.engine.sweep import Sweep
 from sweeps.search.checks import refuse
 from trainables.loading import TaskSource
+
+if TYPE_CHECKING:
+    from analysis.journal import Journal as Recorded
 
 SAME = (
     "name",
@@ -102,6 +103,8 @@ def read_past(folder: Path, sweep: Sweep, source: TaskSource) -> Past:
     Raises:
         SweepError: the run is of another sweep, or cannot be read.
     """
+    from analysis.journal import read_journal  # pandas, which a new run does without until its end
+
     try:
         recorded = read_journal(folder)
     except ResultsError as error:
@@ -165,18 +168,18 @@ def _check_unfinished(recorded: Mapping[str, Any], declared: Mapping[str, Any], 
         refuse("resume", f"needs a run that has not finished, as {recorded['run_name']} has", True, remedy)
 
 
-def _last_steps(recorded: Recorded) -> dict[str, int]:
+def _last_steps(recorded: "Recorded") -> dict[str, int]:
     steps: dict[str, int] = {}
-    for report in recorded.reports:
+    for report in recorded.reports.to_pylist():
         steps[report["trial_id"]] = max(report["step"], steps.get(report["trial_id"], -1))
     return steps
 
 
-def _numbered(recorded: Recorded, metric: str) -> list[tuple[str, str, int, float]]:
+def _numbered(recorded: "Recorded", metric: str) -> list[tuple[str, str, int, float]]:
     seen: Counter[str] = Counter()
     steps: set[tuple[str, Any]] = set()
     reports = []
-    for report in recorded.reports:
+    for report in recorded.reports.to_pylist():
         key = (report["trial_id"], report.get("step"))
         if report.get("stage") != "search" or key in steps:
             continue

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 
-from analysis.journal import read_journal
 from analysis.schema import CHECKPOINTS_DIR
 from sweeps.engine import rows
 from sweeps.engine.cluster import Resources, connected
@@ -247,4 +246,6 @@ def winners(folder: Path, metric: str, mode: Literal["max", "min"], top_k: int) 
 
 def searched(folder: Path) -> list[dict[str, Any]]:
     """The rows of a run's search, as recorded so far."""
+    from analysis.journal import read_journal
+
     return [row for row in read_journal(folder).trials.values() if row["stage"] == "search"]

@@ -1,4 +1,5 @@
 import json
+import math
 import subprocess
 import sys
 
@@ -7,6 +8,7 @@ import pandas as pd
 import pytest
 from journals import arm, timing, trial, write_examples, write_sweep
 
+import analysis.reports
 from analysis import ResultsError, load
 from analysis.schema import HISTORY_COLUMNS, TIMING_COLUMNS, TRIAL_COLUMNS, VERDICT_COLUMNS
 
@@ -80,6 +82,94 @@ def test_a_malformed_line_elsewhere_is_named(tmp_path, bad):
     with pytest.raises(ResultsError, match=r"-7-1\.jsonl:2: must be a record of the journal, got ") as error:
         load(folder)
     assert "\n" not in str(error.value)
+
+
+REPORTS = [
+    report("a", 1, val_accuracy=1, val_f1=None, train_s=3, learning_rate=0.1 + 0.2),
+    report("a", 2, val_accuracy=0.1, val_loss=math.inf, train_s=2.0),
+    report("b", 2**60 + 1, val_accuracy=None, mood="good", best_val_f1=2),
+    report("b", None, val_accuracy=-0.0, mood=3, epoch=1),
+    {"kind": "report", "trial_id": "never started"},
+]
+
+
+@pytest.mark.parametrize("block_bytes", [50, 1 << 20])
+def test_reports_are_read_alike_by_column_and_one_by_one(tmp_path, monkeypatch, block_bytes):
+    """What sets a line's kind last is read one by one, as are all of a file that has such a line."""
+    monkeypatch.setattr(analysis.reports, "BLOCK_BYTES", block_bytes)
+    trials = [trial("a"), trial("b")]
+    reordered = [dict(reversed(record.items())) for record in REPORTS]
+    by_column = load(write_sweep(tmp_path / "1", trials + REPORTS)).history
+    one_by_one = load(write_sweep(tmp_path / "2", trials + reordered)).history
+    assert len(by_column) == len(REPORTS)
+    assert by_column["step"].tolist() == [1, 2, 2**60 + 1, pd.NA, pd.NA]
+    assert by_column["val_accuracy"].tolist()[:2] == [1.0, 0.1]
+    assert by_column["learning_rate"][0] == 0.1 + 0.2
+    assert set(by_column) == set(HISTORY_COLUMNS) | {"val_accuracy", "val_f1"}
+    pd.testing.assert_frame_equal(by_column, one_by_one)
+    mixed = load(write_sweep(tmp_path / "3", trials + REPORTS[:2], reordered[2:])).history
+    pd.testing.assert_frame_equal(by_column, mixed)
+
+
+@pytest.mark.parametrize(
+    ("line", "step"),
+    [
+        ('{"kind": "report", "trial_id": "a", "step": 2.0}', 2),
+        ('{"kind": "report", "trial_id": "a", "step": "2"}', 2),
+        ('{"kind": "report", "trial_id": "a", "step": 1, "step": 2}', 2),
+        ('{"kind": "report", "trial_id": "a", "step": 2, "val_loss": NaN}', 2),
+        ('{"kind": "report", "trial_id": "a", "step": 2, "val_loss": 1e999}', 2),
+        ('  {"kind": "report", "trial_id": "a", "step": 2}  ', 2),
+    ],
+)
+def test_reports_in_unusual_forms_count(tmp_path, line, step):
+    folder = write_sweep(tmp_path, [trial("a"), report("a", 1)])
+    append(folder, line + "\n")
+    assert load(folder).history["step"].tolist() == [1, step]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            '{"kind": "report", "trial_id": "a"}{"kind": "report", "trial_id": "a"}',
+            r":3: must be a record of the journal",
+        ),
+        ('{"kind": "report", "trial_id": "a"', r":3: must be a record of the journal"),
+        ('{"kind": "report", "trial_id": null}', r":3: must be a record of the journal"),
+        ('{"kind": "report", "step": 2}', r":3: must be a record of the journal"),
+        ('{"kind": "report", "trial_id": 7}', r":3: must be a record of the journal"),
+        ('{"kind": "report", "trial_id": "a", "step": 2.5}', "column step: must hold values of Int64 alone"),
+        (
+            '{"kind": "report", "trial_id": "a", "step": 99999999999999999999}',
+            "column step: must hold values of Int64 alone",
+        ),
+        (
+            '{"kind": "report", "trial_id": "a", "val_loss": "low"}',
+            "column val_loss: must hold values of float64 alone",
+        ),
+        ('{"kind": "report", "trial_id": "a", "val_f1": "low"}', "column val_f1: must hold values of float64 alone"),
+        (
+            '{"kind": "report", "trial_id": "a", "val_f1": "2026-11-23"}',
+            "column val_f1: must hold values of float64 alone",
+        ),
+        ('{"kind": "report", "trial_id": "a", "val_f1": [1]}', "column val_f1: must hold values of float64 alone"),
+    ],
+)
+def test_a_wrong_report_is_named(tmp_path, line, message):
+    folder = write_sweep(tmp_path, [trial("a"), report("a", 1)])
+    append(folder, line + "\n" + json.dumps(report("a", 3)) + "\n")
+    with pytest.raises(ResultsError, match=message) as error:
+        load(folder)
+    assert "\n" not in str(error.value)
+
+
+def test_a_torn_report_is_dropped(tmp_path):
+    folder = write_sweep(tmp_path, [trial("a"), report("a", 1)])
+    append(folder, '{"kind": "report", "trial_id": "a", "st')
+    assert load(folder).history["step"].tolist() == [1]
+    append(folder, 'ep": 2}')
+    assert load(folder).history["step"].tolist() == [1, 2]
 
 
 def test_unknown_kinds_keys_and_blank_lines_are_ignored(tmp_path):
