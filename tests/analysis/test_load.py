@@ -79,7 +79,7 @@ def test_a_last_line_that_lacks_only_its_newline_counts(tmp_path):
 def test_a_malformed_line_elsewhere_is_named(tmp_path, bad):
     folder = write_sweep(tmp_path, [trial("a")])
     append(folder, bad + "\n" + json.dumps(trial("b")) + "\n")
-    with pytest.raises(ResultsError, match=r"-7-1\.jsonl:2: must be a record of the journal, got ") as error:
+    with pytest.raises(ResultsError, match=r"-7-1\.jsonl:2: must be a record, got ") as error:
         load(folder)
     assert "\n" not in str(error.value)
 
@@ -133,27 +133,27 @@ def test_reports_in_unusual_forms_count(tmp_path, line, step):
     [
         (
             '{"kind": "report", "trial_id": "a"}{"kind": "report", "trial_id": "a"}',
-            r":3: must be a record of the journal",
+            r":3: must be a record",
         ),
-        ('{"kind": "report", "trial_id": "a"', r":3: must be a record of the journal"),
-        ('{"kind": "report", "trial_id": null}', r":3: must be a record of the journal"),
-        ('{"kind": "report", "step": 2}', r":3: must be a record of the journal"),
-        ('{"kind": "report", "trial_id": 7}', r":3: must be a record of the journal"),
-        ('{"kind": "report", "trial_id": "a", "step": 2.5}', "column step: must hold values of Int64 alone"),
+        ('{"kind": "report", "trial_id": "a"', r":3: must be a record"),
+        ('{"kind": "report", "trial_id": null}', r":3: must be a record"),
+        ('{"kind": "report", "step": 2}', r":3: must be a record"),
+        ('{"kind": "report", "trial_id": 7}', r":3: must be a record"),
+        ('{"kind": "report", "trial_id": "a", "step": 2.5}', "column step: must hold values of Int64"),
         (
             '{"kind": "report", "trial_id": "a", "step": 99999999999999999999}',
-            "column step: must hold values of Int64 alone",
+            "column step: must hold values of Int64",
         ),
         (
             '{"kind": "report", "trial_id": "a", "val_loss": "low"}',
-            "column val_loss: must hold values of float64 alone",
+            "column val_loss: must hold values of float64",
         ),
-        ('{"kind": "report", "trial_id": "a", "val_f1": "low"}', "column val_f1: must hold values of float64 alone"),
+        ('{"kind": "report", "trial_id": "a", "val_f1": "low"}', "column val_f1: must hold values of float64"),
         (
             '{"kind": "report", "trial_id": "a", "val_f1": "2026-11-23"}',
-            "column val_f1: must hold values of float64 alone",
+            "column val_f1: must hold values of float64",
         ),
-        ('{"kind": "report", "trial_id": "a", "val_f1": [1]}', "column val_f1: must hold values of float64 alone"),
+        ('{"kind": "report", "trial_id": "a", "val_f1": [1]}', "column val_f1: must hold values of float64"),
     ],
 )
 def test_a_wrong_report_is_named(tmp_path, line, message):
@@ -263,12 +263,12 @@ def test_timings_have_a_row_per_arm(tmp_path):
         (lambda path: write_sweep(path, mode="best"), "mode: must be max or min, got 'best'"),
         (lambda path: write_sweep(path, metric=None), "metric: must be a name, got None"),
         (lambda path: write_sweep(path, baselines="fp32"), "baselines: must be a list of names, got 'fp32'"),
-        (lambda path: write_sweep(path, [trial("a", config=[1])]), r":1: must be a record of the journal"),
+        (lambda path: write_sweep(path, [trial("a", config=[1])]), r":1: must be a record"),
         (
             lambda path: write_sweep(path, [timing("c", 0, [arm("fp32", ["x"])])]),
-            r":1: must be a record of the journal",
+            r":1: must be a record",
         ),
-        (lambda path: write_sweep(path, [trial("a", steps=2**70)]), "column steps: must hold values of Int64 alone"),
+        (lambda path: write_sweep(path, [trial("a", steps=2**70)]), "column steps: must hold values of Int64"),
         (lambda path: write_sweep(path, precisions=[3]), "precisions: must be a list of names"),
         (lambda path: write_sweep(path, run_name=3), "run_name: must be a name"),
         (lambda path: write_sweep(path, space=3), "space: must be an object"),
@@ -278,10 +278,10 @@ def test_timings_have_a_row_per_arm(tmp_path):
         (lambda path: (write_sweep(path) / "journal" / "a-0.jsonl").mkdir(), "must be a readable file"),
         (lambda path: (write_sweep(path) / "sweep.json").write_text("{"), "must be valid JSON"),
         (lambda path: (write_sweep(path) / "sweep.json").write_text("[]"), "must be a JSON object, got 'list'"),
-        (lambda path: write_sweep(path, [trial("a", steps="many")]), "column steps: must hold values of Int64 alone"),
+        (lambda path: write_sweep(path, [trial("a", steps="many")]), "column steps: must hold values of Int64"),
         (
             lambda path: write_sweep(path, [trial("a", val_loss="low")]),
-            "column val_loss: must hold values of float64 alone",
+            "column val_loss: must hold values of float64",
         ),
     ],
 )
