@@ -12,6 +12,8 @@ from sweeps.engine.cluster import Resources
 from sweeps.engine.endings import Endings
 from sweeps.engine.failures import failure
 from sweeps.engine.recorder import Recorder
+from sweeps.search.plan import PlannedTrial, with_config
+from sweeps.search.population import DONOR
 from sweeps.search.searchers import Search
 
 
@@ -38,18 +40,24 @@ class JournalCallback(tune.Callback):
         self._resources, self._scheduler = resources, scheduler
         self._recorder, self._endings = recorder, endings
         self._last: dict[str, Mapping[str, Any]] = {}
-        self._begun: set[str] = set()
+        self._begun: dict[str, PlannedTrial] = {}
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """A trial got its worker."""
+        """A trial got its worker: for the first time, or again after a pause and perhaps with other hyperparameters."""
         self._search.started(trial)
         self._begins(trial)
 
     def _begins(self, trial: Trial) -> None:
-        self._begun.add(trial.config["spec"]["trial_id"])
-        planned = self._search.trials[trial.config["spec"]["trial_id"]]
-        row = rows.started(planned, "search", self._resources.num_cpus, self._resources.num_gpus)
-        self._recorder.record("trial", row)
+        spec = trial.config["spec"]
+        now = with_config(self._search.trials[spec["trial_id"]], spec["config"])
+        before = self._begun.get(now.trial_id)
+        if before is None:
+            row = rows.started(now, "search", self._resources.num_cpus, self._resources.num_gpus)
+            self._recorder.record("trial", row)
+        elif now != before:
+            self._recorder.begins_anew(now.trial_id)  # its donor may not have come as far
+            self._recorder.record("trial", rows.changed(now, trial.config.get(DONOR)))
+        self._begun[now.trial_id] = now
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any

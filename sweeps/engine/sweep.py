@@ -22,6 +22,7 @@ from sweeps.search.checks import (
 )
 from sweeps.search.configurations import SEARCHERS, check_searcher
 from sweeps.search.domains import Domain, Scalar
+from sweeps.search.scheduler_names import SCHEDULERS, check_scheduler
 from sweeps.search.space import check_space, space_to_json
 from sweeps.search.successive_halving import MODES
 from trainables.ladder import BASELINES, LADDER
@@ -31,9 +32,6 @@ __all__ = ["SCHEDULERS", "STAGES", "Confirm", "Sweep", "SweepError"]
 
 STAGES = ("probe", "search", "confirm")
 """The stages in their order."""
-
-SCHEDULERS = ("asha", "fifo")
-"""Schedulers by name; Ray's own are given as objects."""
 
 SCHEMA = 1
 """Version of ``sweep.json``."""
@@ -122,9 +120,17 @@ class Sweep:
     max_epochs: int | None = _option(None, BUDGET, "epochs of a full run; 10 unless max_steps is given", "N")
     max_steps: int | None = _option(None, BUDGET, "optimizer steps of a full run, instead of max_epochs", "N")
     report_every_steps: int | None = _option(None, BUDGET, "steps between reports; else a tenth of max_steps", "N")
-    scheduler: str | object = _option("asha", TRIED, "what prunes the search; fifo prunes nothing", "asha|fifo")
-    grace_period: int = _option(1, BUDGET, "reports before a run may be pruned", "N")
-    reduction_factor: int = _option(3, BUDGET, "one in that many runs survives each rung of asha", "N")
+    scheduler: str | object = _option(
+        "asha",
+        TRIED,
+        "asha, hyperband and median stop runs that fall behind; pbt lets them go on from the weights of the best with "
+        "changed hyperparameters; fifo does neither",
+        "|".join(SCHEDULERS),
+    )
+    grace_period: int = _option(
+        1, BUDGET, "reports before asha and median may stop a run, and from one copying of pbt to the next", "N"
+    )
+    reduction_factor: int = _option(3, BUDGET, "one in that many runs survives each rung of asha and hyperband", "N")
     searcher: str | object = _option(
         "random", TRIED, "what chooses configurations; tpe follows results and needs optuna", "|".join(SEARCHERS)
     )
@@ -272,12 +278,8 @@ def _check_budget(sweep: Sweep) -> None:
 
 
 def _check_search(sweep: Sweep) -> None:
-    if isinstance(sweep.scheduler, str) or not hasattr(sweep.scheduler, "on_trial_result"):
-        one_of("scheduler", sweep.scheduler, SCHEDULERS)
+    check_scheduler(sweep)
     check_searcher(sweep.searcher, sweep.space if sweep.points is None else None)
-    if sweep.scheduler == "asha" and sweep.grace_period > sweep.max_reports:
-        remedy = 'lower it, raise the budget, or use scheduler="fifo" to prune nothing'
-        refuse("grace_period", f"must be at most the {sweep.max_reports} reports of a run", sweep.grace_period, remedy)
 
 
 def _check_confirm(sweep: Sweep) -> None:

@@ -17,7 +17,8 @@ from sweeps.engine.endings import Endings
 from sweeps.engine.failures import MAX_FAILURES, survive_memory_kills
 from sweeps.engine.recorder import Recorder
 from sweeps.engine.sweep import Sweep
-from sweeps.search.schedulers import Asha, make_scheduler
+from sweeps.search.asha import Asha
+from sweeps.search.schedulers import make_scheduler
 from sweeps.search.searchers import Search
 from trainables.adapters.ray_tune import TuneTrial
 from trainables.loading import TaskSource

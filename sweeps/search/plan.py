@@ -137,6 +137,11 @@ def plan_confirm(
     ]
 
 
+def with_config(trial: PlannedTrial, config: Configuration) -> PlannedTrial:
+    """The trial with other hyperparameters; its index, id, precision and seed remain."""
+    return _planned(trial.trial_id, trial.index, config, trial.precision, trial.seed)
+
+
 def search_trial(sweep_seed: int, index: int, config: Configuration, precision: str) -> PlannedTrial:
     """Configuration ``index`` of the search in one precision."""
     return _planned(search_id(index, precision), index, config, precision, search_seed(sweep_seed, index))

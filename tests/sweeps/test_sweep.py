@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray.tune.schedulers import FIFOScheduler
 
 from sweeps.engine.sweep import Confirm, Sweep, SweepError
 from sweeps.search.space import choice, loguniform, uniform
@@ -189,12 +190,10 @@ def test_json() -> None:
 
 def test_json_names_objects_by_class() -> None:
     class Custom:
-        def on_trial_result(self) -> None: ...
-
         def suggest(self) -> None: ...
 
-    data = declare(scheduler=Custom(), searcher=Custom(), confirm=None).to_json()
-    assert (data["scheduler"], data["searcher"], data["confirm"]) == ("Custom", "Custom", None)
+    data = declare(scheduler=FIFOScheduler(), searcher=Custom(), confirm=None).to_json()
+    assert (data["scheduler"], data["searcher"], data["confirm"]) == ("FIFOScheduler", "Custom", None)
 
 
 def test_a_declaration_is_a_value() -> None:
