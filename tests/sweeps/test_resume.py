@@ -177,7 +177,7 @@ def test_a_driver_that_is_ended_in_any_stage_goes_on(undisturbed: Path, tmp_path
     assert all(trials["ended_at"][trial_id] == at for trial_id, at in ended.items())  # no finished one ran again
     assert len(load(folder).verdicts) > 0
     again = start(tmp_path, "--resume")
-    assert again.communicate(timeout=60)[1].startswith("error: resume: ")
+    assert again.communicate(timeout=60)[1].startswith("error: --resume: ")
     assert again.returncode == 2
 
 
