@@ -79,7 +79,7 @@ def test_a_last_line_that_lacks_only_its_newline_counts(tmp_path):
 def test_a_malformed_line_elsewhere_is_named(tmp_path, bad):
     folder = write_sweep(tmp_path, [trial("a")])
     append(folder, bad + "\n" + json.dumps(trial("b")) + "\n")
-    with pytest.raises(ResultsError, match=r"-7-1\.jsonl:2: must be a record, got ") as error:
+    with pytest.raises(ResultsError, match=r"-7-1\.jsonl:2: must be a record of the journal, got ") as error:
         load(folder)
     assert "\n" not in str(error.value)
 
