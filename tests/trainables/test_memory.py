@@ -95,7 +95,7 @@ def test_errors_of_memory_are_told(error: Exception, expected: bool) -> None:
 
 
 def faults_of_20_steps(prepare: str) -> tuple[int, int]:
-    """Page faults of a process that allocates and frees 40 MB twice, 20 times, and its bytes after a large trial's end."""
+    """Page faults of a process that allocates and frees 2 x 40 MB 20 times, and its bytes after a large trial."""
     program = f"""
 import resource, torch
 from trainables.memory import _resident_bytes, keep_freed_memory, release_memory
