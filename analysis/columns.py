@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.schema import TIMESTAMP, ResultsError
+from analysis.schema import TIMESTAMP, refuse
 
 
 def column(values: list[Any], dtype: str, name: str) -> Any:
@@ -29,7 +29,7 @@ def column(values: list[Any], dtype: str, name: str) -> Any:
         return pd.array(values, dtype=dtype)  # type: ignore[call-overload]
     except (TypeError, ValueError, OverflowError) as error:
         detail = str(error).splitlines()[0]
-        raise ResultsError(f"column {name}: not every value is {dtype} ({detail}); correct it in the journal") from None
+        refuse(f"column {name}", f"must hold values of {dtype} alone", detail, "correct the journal")
 
 
 def config_column(values: list[Any]) -> Any:

@@ -3,15 +3,16 @@
 import json
 import os
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType
-from typing import Any
+from typing import Any, NoReturn
 
 import pyarrow as pa
 
 from analysis.reports import concat, read_plain, table_of
-from analysis.schema import JOURNAL_DIR, SCHEMA_VERSION, SWEEP_FILE, ResultsError
+from analysis.schema import JOURNAL_DIR, SCHEMA_VERSION, SWEEP_FILE, refuse
 
 Record = dict[str, Any]
 
@@ -72,7 +73,9 @@ def read_journal(path: str | os.PathLike[str]) -> Journal:
 def _local(path: str | os.PathLike[str]) -> Path:
     text = os.fspath(path)
     if re.match(r"[a-z][a-z0-9+.-]+://", text):
-        raise ResultsError(f"{text}: only local folders can be loaded in this version; copy the folder here first")
+        refuse("results", "must be a local folder in this version", text, "copy the folder here first")
+    if not text or not text.isprintable():
+        refuse("results", "must name a folder", text, f"pass a sweep's folder, such as {_EXAMPLE}")
     return Path(text)
 
 
@@ -81,42 +84,62 @@ def _read_sweep(folder: Path) -> Record:
     try:
         sweep = json.loads(file.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
-        raise ResultsError(_not_results(folder)) from None
-    except ValueError as error:
-        raise ResultsError(f"{file}: not valid JSON ({error}); it is damaged or was not written by a sweep") from None
+        _refuse_folder(folder)
+    except OSError as error:
+        refuse(str(file), "must be a readable file", error.strerror, "restore the file as written")
+    except (ValueError, RecursionError) as error:
+        refuse(str(file), "must be valid JSON", str(error), "it is damaged or was not written by a sweep")
     if not isinstance(sweep, dict):
-        raise ResultsError(f"{file}: expected a JSON object, got {type(sweep).__name__}; it was not written by a sweep")
+        refuse(str(file), "must be a JSON object", type(sweep).__name__, "it was not written by a sweep")
     _check_version(file, sweep.get("schema"))
     sweep.setdefault("run_name", folder.resolve().name)
-    if not isinstance(sweep.get("metric"), str):
-        raise ResultsError(f"{file}: metric is {sweep.get('metric')!r}; expected a name; restore the file as written")
-    for key in ("precisions", "baselines"):
-        if not isinstance(sweep.get(key), list):
-            raise ResultsError(f"{file}: {key} is {sweep.get(key)!r}; expected a list; restore the file as written")
-    if sweep.get("mode") not in ("max", "min"):
-        raise ResultsError(f"{file}: mode is {sweep.get('mode')!r}; expected max or min; restore the file as written")
+    for key, (holds, condition) in _DECLARED.items():
+        if not holds(sweep.get(key)):
+            refuse(f"{file}, {key}", f"must be {condition}", sweep.get(key), "restore the file as written")
     return sweep
+
+
+def _is_confirm(value: object) -> bool:
+    known = ("target_speedup", "margin")
+    return value is None or (isinstance(value, dict) and _are_numbers([value.get(name) for name in known]))
+
+
+def _are_names(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+_DECLARED: Mapping[str, tuple[Callable[[object], bool], str]] = {
+    "run_name": (lambda value: isinstance(value, str), "a name"),
+    "metric": (lambda value: isinstance(value, str), "a name"),
+    "precisions": (_are_names, "a list of names"),
+    "baselines": (_are_names, "a list of names"),
+    "mode": (lambda value: value in ("max", "min"), "max or min"),
+    "space": (lambda value: value is None or isinstance(value, dict), "an object"),
+    "confirm": (_is_confirm, "an object with numbers, or null"),
+}
+"""What the analysis reads of a sweep's declaration, and what it has to be."""
 
 
 def _check_version(file: Path, version: object) -> None:
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise ResultsError(f"{file}: schema is {version!r}; expected an integer from 1; it was not written by a sweep")
+        refuse(f"{file}, schema", "must be a whole number from 1", version, "it was not written by a sweep")
     if version > SCHEMA_VERSION:
-        raise ResultsError(
-            f"{file}: results are of schema {version}, and this ampsweep reads up to {SCHEMA_VERSION}; upgrade ampsweep"
-        )
+        refuse(f"{file}, schema", f"must be at most {SCHEMA_VERSION}", version, "a newer ampsweep wrote it: upgrade")
 
 
-def _not_results(folder: Path) -> str:
-    if not folder.exists():
-        return f"{folder}: no such folder; pass a sweep's folder, such as runs/digits-20261123-101500"
-    if not folder.is_dir():
-        return f"{folder}: not a folder; pass the sweep's folder, the one that holds {SWEEP_FILE}"
-    runs = sorted(file.parent.name for file in folder.glob(f"*/{SWEEP_FILE}"))
-    if runs:
-        return f"{folder}: not a sweep's folder, but it holds {len(runs)}; pass one, such as {folder / runs[-1]}"
-    empty = "the folder is empty" if not any(folder.iterdir()) else f"it has no {SWEEP_FILE}"
-    return f"{folder}: not a results folder, {empty}; pass a sweep's folder, such as runs/digits-20261123-101500"
+_EXAMPLE = "runs/digits-20261123-101500"
+
+
+def _refuse_folder(folder: Path) -> NoReturn:
+    why, remedy = "no such folder", f"pass a sweep's folder, such as {_EXAMPLE}"
+    if folder.is_dir():
+        runs = sorted(file.parent for file in folder.glob(f"*/{SWEEP_FILE}"))
+        why = f"it has no {SWEEP_FILE}" if any(folder.iterdir()) else "it is empty"
+        if runs:
+            why, remedy = f"it holds {len(runs)} of them", f"pass one, such as {runs[-1]}"
+    elif folder.exists():
+        why, remedy = "it is no folder", f"pass the one that holds {SWEEP_FILE}"
+    refuse("results", f"must be the folder of a sweep ({why})", str(folder), remedy)
 
 
 def _write_order(file: Path) -> tuple[str, int, str]:
@@ -129,6 +152,8 @@ def _read_file(file: Path) -> tuple[list[Record], pa.Table]:
     """A file's records but the reports, and the reports."""
     try:
         return _read_as_written(file)
+    except OSError as error:
+        refuse(str(file), "must be a readable file", error.strerror, "restore it or delete it")
     except (ValueError, RecursionError, pa.ArrowException):
         records = _read_each(file)
         reports = [record for record in records if record["kind"] == "report"]
@@ -158,7 +183,7 @@ def _read_each(file: Path) -> list[Record]:
         record = _record(line)
         if record is None:
             text = line[:60].decode(errors="replace")
-            raise ResultsError(f"{file}:{number}: not a record of the journal: {text!r}; restore the line or delete it")
+            refuse(f"{file}:{number}", "must be a record of the journal", text, "restore the line or delete it")
         records.append(record)
     return records
 

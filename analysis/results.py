@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from analysis.frames import history_frame, timings_frame, trials_frame
 from analysis.journal import read_journal
-from analysis.schema import EXAMPLES_DIR, ResultsError
+from analysis.schema import EXAMPLES_DIR, refuse
 from analysis.summary import Best, best, summary
 
 
@@ -59,7 +59,7 @@ class Results:
         except FileNotFoundError:
             return None
         except (ValueError, EOFError) as error:
-            raise ResultsError(f"{file}: not a NumPy array ({error}); restore the file or delete it") from None
+            refuse(str(file), "must be a NumPy array", str(error), "restore the file or delete it")
 
     def summary(self, by: str | Sequence[str] = "precision") -> pd.DataFrame:
         """Exploratory figures per group over all trials of search and confirm; see `analysis.summary.summary`.
@@ -88,8 +88,7 @@ class Results:
         """
         metrics = {(sweep["metric"], sweep["mode"]) for sweep in self.sweeps}
         if len(metrics) > 1:
-            names = ", ".join(sorted(metric for metric, _ in metrics))
-            raise ResultsError(f"best: the sweeps have different metrics ({names}); load them one by one")
+            refuse("best", "must be asked of sweeps of one metric", sorted(metrics), "load them one by one")
         return best(self.trials, *metrics.pop(), precision)
 
     def _of(self, table: pd.DataFrame, sweep: dict[str, Any]) -> pd.DataFrame:
@@ -106,8 +105,8 @@ class Results:
 
     def _folder(self, sweep: str | None) -> Path:
         name = sweep if sweep is not None or len(self.folders) != 1 else next(iter(self.folders))
-        if name not in self.folders:
-            raise ResultsError(f"sweep={sweep!r} is not among the loaded ones; pass one of {', '.join(self.folders)}")
+        if name is None or name not in self.folders:
+            refuse("sweep", "must be among the loaded ones", sweep, f"pass one of {', '.join(self.folders)}")
         return self.folders[name]
 
 
@@ -121,11 +120,12 @@ def load(*paths: str | os.PathLike[str]) -> Results:
         ResultsError: no folder is given, or one of them holds no results that this version can read.
     """
     if not paths:
-        raise ResultsError("load: no folder given; pass a sweep's folder, such as runs/digits-20261123-101500")
+        refuse("results", "must name at least one folder", None, "pass a sweep's, such as runs/digits-20261123-101500")
     journals = [read_journal(path) for path in paths]
     folders = {journal.run_name: journal.folder for journal in journals}
     if len(folders) < len(journals):
-        raise ResultsError("load: two folders hold runs of the same name; load them one by one")
+        names = [journal.run_name for journal in journals]
+        refuse("results", "must be of runs with different names", names, "load those of one name one by one")
     return Results(
         sweeps=[journal.sweep for journal in journals],
         trials=trials_frame(journals),

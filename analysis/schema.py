@@ -3,7 +3,7 @@
 Imports nothing but ``typing``, so that writing a result needs no pandas.
 """
 
-from typing import Final, Literal, get_args
+from typing import Final, Literal, NoReturn, get_args
 
 SCHEMA_VERSION: Final = 1
 """Version of the format; a reader refuses a newer one and must read every older one."""
@@ -26,6 +26,9 @@ Status = Literal[
     "lost",
 ]
 STATUSES: Final[tuple[Status, ...]] = get_args(Status)
+
+UNFINISHED: Final[tuple[Status, ...]] = ("running", "lost")
+"""Statuses of trials that a resumed run goes on with."""
 
 Stage = Literal["probe", "search", "confirm"]
 STAGES: Final[tuple[Stage, ...]] = get_args(Stage)
@@ -171,6 +174,23 @@ VERDICT_COLUMNS: Final = {
 
 class ResultsError(ValueError):
     """Results that cannot be read, or a question that they cannot answer; the message is one line."""
+
+
+def refuse(field: str, condition: str, got: object, remedy: str) -> NoReturn:
+    """Raises the error that says why results cannot be read.
+
+    Args:
+        field: what is wrong, e.g. a file, and what in it.
+        condition: what it has to be.
+        got: what it is.
+        remedy: what to do about it.
+
+    Raises:
+        ResultsError: always.
+    """
+    shown = repr(got)
+    shown = shown if len(shown) <= 80 else shown[:77] + "..."
+    raise ResultsError(f"{field}: {condition}, got {shown}; {remedy}")
 
 
 def is_metric(key: str) -> bool:

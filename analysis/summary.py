@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.schema import BEST_PREFIX, CONFIG_PREFIX, STATUSES, ResultsError
+from analysis.schema import BEST_PREFIX, CONFIG_PREFIX, STATUSES, refuse
 
 CAPTION = "Exploratory: all trials of search and confirm. Pruning chose which of them finished; no verdict uses these."
 """What must be said wherever a summary is shown."""
@@ -59,7 +59,7 @@ def summary(trials: pd.DataFrame, by: Sequence[str], metric: str, mode: str) -> 
     unknown = [name for name in by if name not in trials.columns]
     if unknown or not by:
         columns = ", ".join(name for name in trials.columns if name in _USUAL or name.startswith(CONFIG_PREFIX))
-        raise ResultsError(f"by={', '.join(unknown)!r} is not a column of trials; use one such as {columns}")
+        refuse("by", "must be columns of trials", ", ".join(unknown), f"use one such as {columns}")
     kept = trials[trials["stage"] != "probe"]
     kept = kept.assign(**{_VALUE: _values(kept, metric)})
     rows = [
@@ -75,12 +75,13 @@ def summary(trials: pd.DataFrame, by: Sequence[str], metric: str, mode: str) -> 
     return table
 
 
-_VALUE = "_value"
+_VALUE, _NOT_KEPT = "_value", "_not_kept"
 _USUAL = ("sweep", "stage", "status", "precision", "effective_precision", "seed", "device")
 
 
 def best(trials: pd.DataFrame, metric: str, mode: str, precision: str | None = None) -> Best:
-    """The completed trial of search or confirm that ended with the best metric; of equal ones the one of lower loss.
+    """The completed trial of search or confirm that ended with the best metric; of equal ones those
+    whose weights are kept, then the one of lower loss.
 
     Where none has completed, the best of the pruned ones.
 
@@ -100,8 +101,12 @@ def best(trials: pd.DataFrame, metric: str, mode: str, precision: str | None = N
     kept = next((some for some in by_status if len(some)), kept.iloc[:0])
     if kept.empty:
         of = f" of {precision}" if precision is not None else ""
-        raise ResultsError(f"best: no completed or pruned trial{of} has a {metric}; see the statuses in results.trials")
-    row = kept.sort_values([metric, "val_loss", "trial_id"], ascending=[mode == "min", True, True]).iloc[0]
+        condition = f"must find a completed or pruned trial{of} that has a {metric}"
+        found = trials["status"].value_counts().to_dict()
+        refuse("best", condition, found, "see the reasons in results.trials")
+    order = {metric: mode == "min", _NOT_KEPT: True, "val_loss": True, "trial_id": True}  # column -> ascending
+    kept = kept.assign(**{_NOT_KEPT: kept["checkpoint"].isna()})
+    row = kept.sort_values(list(order), ascending=list(order.values())).iloc[0].drop(_NOT_KEPT)
     config = {
         name.removeprefix(CONFIG_PREFIX): _plain(row[name]) for name in row.index if name.startswith(CONFIG_PREFIX)
     }

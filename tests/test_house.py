@@ -106,7 +106,12 @@ def imported_by(code: str) -> set[str]:
 
 @pytest.mark.parametrize(
     "code",
-    ["import analysis.schema, sweeps, trainables.ladder", "from sweeps import Sweep", "import sweeps.digits"],
+    [
+        "import analysis.schema, sweeps, trainables.ladder",
+        "from sweeps import Sweep",
+        "import sweeps.digits",
+        "import sweeps.engine.stages",
+    ],
 )
 def test_declaring_a_sweep_loads_nothing_heavy(code: str) -> None:
     assert not imported_by(code) & {"torch", "ray", "pandas"}

@@ -3,15 +3,20 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from trainables.exported import load_exported
     from trainables.task import Task
 
-__all__ = ["Task"]
+__all__ = ["Task", "load_exported"]
 
 
 def __getattr__(name: str) -> Any:
-    """Loads ``Task`` when it is first asked for, since it imports torch."""
-    if name != "Task":
-        raise AttributeError(f"module 'trainables' has no attribute {name!r}")
-    from trainables.task import Task
+    """Loads what is asked for, and torch with it, when it is first asked for."""
+    if name == "Task":
+        from trainables.task import Task
 
-    return Task
+        return Task
+    if name == "load_exported":
+        from trainables.exported import load_exported
+
+        return load_exported
+    raise AttributeError(f"module 'trainables' has no attribute {name!r}")

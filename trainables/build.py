@@ -2,12 +2,12 @@
 
 import torch
 
+from trainables.hyperparameters import Hyperparameters
 from trainables.isolation import seed_everything
 from trainables.ladder import Precision
 from trainables.loading import build_task
 from trainables.loop import Loop
 from trainables.spec import TrialSpec
-from trainables.task import Hyperparameters
 
 
 def pick_device(num_gpus: float) -> torch.device:

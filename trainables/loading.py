@@ -10,7 +10,10 @@ import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from trainables.definitions import functions, misfit
+from trainables.text import one_line
 
 if TYPE_CHECKING:
     from trainables.task import Task
@@ -20,7 +23,7 @@ class TaskError(ValueError):
     """A task that cannot be found, loaded or built; the message is one line for the user."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
+        super().__init__(one_line(message))
 
 
 @dataclass(frozen=True)
@@ -52,12 +55,13 @@ def find_task(name: str, directory: Path | None = None) -> TaskSource:
         directory: what relative paths and modules start from; default: the working directory.
 
     Raises:
-        TaskError: it has another form, or its file, module or function does not exist, or it does not parse.
+        TaskError: it has another form, or its file, module or function does not exist, or it does not parse, or what
+            it names can certainly not be called with a configuration.
     """
     directory = directory or Path.cwd()
     place, separator, function = name.rpartition(":")
     if not separator or not place or not function.isidentifier():
-        raise TaskError(f"task: must be 'module:function' or 'path/to/file.py:function', got {name!r}")
+        _refuse("must name a function", name, "write module:function or path/to/file.py:function")
     if place.endswith(".py") or "/" in place:
         path = (directory / place).resolve()
         text = _read(path, name)
@@ -69,42 +73,44 @@ def find_task(name: str, directory: Path | None = None) -> TaskSource:
     return TaskSource(name, function, module=place, directory=str(directory))
 
 
+def _refuse(condition: str, got: object, remedy: str) -> NoReturn:
+    """Raises the error for a task that cannot be used: what it must be, what it is, what to do."""
+    raise TaskError(f"task: {condition}, got {got!r}; {remedy}")
+
+
 def _read(path: Path, name: str) -> str:
     if not path.is_file():
-        raise TaskError(f"task: no file {path}, got {name!r}; name an existing Python file")
+        _refuse(f"must lie in an existing file (no file {path})", name, "name an existing Python file")
     try:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise TaskError(f"task: {path} cannot be read ({error}), got {name!r}") from error
+        _refuse(f"must lie in a file of UTF-8 text ({path} cannot be read: {error})", name, "check the file")
 
 
 def _check_function(text: str, function: str, path: str, name: str) -> None:
     try:
         tree = ast.parse(text, path)
-    except (SyntaxError, ValueError) as error:
-        line = getattr(error, "lineno", None)
-        raise TaskError(f"task: {path}:{line or 1} is not valid Python ({error}), got {name!r}") from error
-    defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
-    # Whatever could bind the name somewhere will do: whether it does, loading tells.
-    bound = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
-    bound |= {n.name for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.ClassDef)}
-    imports = (n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom | ast.Import))
-    imported = {a.asname or a.name for n in imports for a in n.names}
-    if function not in defined | bound | imported and "*" not in imported:
-        known = ", ".join(sorted(defined)) or "none"
-        raise TaskError(f"task: no function {function!r} in {path} (it defines: {known}), got {name!r}")
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        line = getattr(error, "lineno", None) or 1
+        condition = f"must lie in a file that Python can read ({path}:{line} is not valid Python: {describe(error)})"
+        _refuse(condition, name, "correct the file")
+    why = misfit(tree, function)
+    if why is not None:
+        known = ", ".join(functions(tree)) or "no function"
+        condition = f"must name a function that takes a configuration ({function} {why} in {path})"
+        _refuse(condition, name, f"the file defines {known}")
 
 
 def _module_file(module: str, name: str, directory: Path) -> Path | None:
     _importable_from(str(directory))
     try:
         spec = importlib.util.find_spec(module)
-    except Exception as error:  # the packages that it lies in are imported, and may raise anything
-        raise TaskError(f"task: module {module!r} cannot be imported ({describe(error)}), got {name!r}") from error
+    except (Exception, SystemExit) as error:  # the packages that it lies in are imported, and may raise anything
+        condition = f"must lie in a module that can be imported (module {module!r} cannot: {describe(error)})"
+        _refuse(condition, name, "correct the module, or give its file's path")
     if spec is None:
-        raise TaskError(
-            f"task: no module {module!r} from {directory}, got {name!r}; install it or give its file's path"
-        )
+        condition = f"must lie in an existing module (no module {module!r} from {directory})"
+        _refuse(condition, name, "install it or give its file's path")
     return Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
 
 
@@ -123,10 +129,12 @@ def load_function(source: TaskSource) -> Callable[[Mapping[str, Any]], Any]:
     try:
         module = importlib.import_module(source.module) if source.module else _file_module(source)
     except (Exception, SystemExit) as error:
-        raise TaskError(f"task: {source.name} cannot be imported: {describe(error)}") from error
+        raise TaskError(
+            f"task: must be importable, got {describe(error)} from {source.name}; correct what its file runs"
+        ) from error
     function = getattr(module, source.function, None)
     if not callable(function):
-        raise TaskError(f"task: {source.function!r} of {source.name} must be a function, got {function!r}")
+        _refuse(f"{source.function} of {source.name} must be a function", function, "name one that returns a Task")
     return function  # type: ignore[no-any-return]
 
 
@@ -169,15 +177,20 @@ def build_task(source: TaskSource, config: Mapping[str, Any]) -> "Task":
     except (Exception, SystemExit) as error:
         if is_out_of_memory(error):
             raise
-        raise TaskError(f"task: {source.name} raised {describe(error)}; configuration {dict(config)}") from error
+        raise TaskError(
+            f"task: {source.name} must build with the configuration {dict(config)}, got {describe(error)}; "
+            "correct the task or the space"
+        ) from error
     if not isinstance(task, Task):
-        raise TaskError(f"task: {source.name} must return a trainables.Task, got {type(task).__name__}")
+        raise TaskError(
+            f"task: {source.name} must return a trainables.Task, got {type(task).__name__}; correct what it returns"
+        )
     return task
 
 
 def describe(error: BaseException) -> str:
     """An error in one line: its type, its message and the innermost line of code that it came from."""
-    message = " ".join(str(error).split())
+    message = one_line(str(error))
     if isinstance(error, TaskError):
         return message
     frames = traceback.extract_tb(error.__traceback__)

@@ -7,12 +7,13 @@ from typing import Any
 import torch
 
 from trainables.data import TrainingData
+from trainables.hyperparameters import Hyperparameters
 from trainables.isolation import weights_digest
 from trainables.ladder import Precision
 from trainables.optim import learning_rate_factor, make_optimizer
 from trainables.outputs import default_loss, make_forward, upcast
 from trainables.precision import autocast, make_scaler
-from trainables.task import Batch, Hyperparameters, Task
+from trainables.task import Batch, Task
 
 
 @dataclass(frozen=True)

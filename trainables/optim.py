@@ -4,7 +4,8 @@ import math
 
 import torch
 
-from trainables.task import Hyperparameters, Task
+from trainables.hyperparameters import Hyperparameters
+from trainables.task import Task
 
 
 def learning_rate_factor(step: int, num_steps: int, warmup_frac: float, lr_schedule: str) -> float:

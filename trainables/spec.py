@@ -15,6 +15,9 @@ STATE_FILE = "state.pt"
 WEIGHTS_FILE = "weights.pt"
 """In the folder of a trial that completed: its model's ``state_dict``."""
 
+EXPORT_FILE, TASK_FILE = "export.json", "task.py"
+"""Beside the weights in an exported folder: what they are, and the task where it was a file."""
+
 
 @dataclass(frozen=True)
 class Budget:

@@ -1,8 +1,6 @@
 """What Ray Tune tells of its trials, as rows of the journal."""
 
-import pickle
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from ray import tune
@@ -14,14 +12,16 @@ from sweeps.engine.cluster import Resources
 from sweeps.engine.endings import Endings
 from sweeps.engine.failures import failure
 from sweeps.engine.recorder import Recorder
-from sweeps.search.plan import PlannedTrial
+from sweeps.search.plan import PlannedTrial, with_config
+from sweeps.search.population import DONOR
+from sweeps.search.searchers import Search
 
 
 class JournalCallback(tune.Callback):
     """Records what Tune tells of its trials.
 
     Args:
-        trials: the planned trials.
+        search: knows the trials; is told which of them start.
         resources: of each.
         scheduler: name of what prunes, for the reason of a pruned trial.
         recorder: takes the rows.
@@ -30,22 +30,34 @@ class JournalCallback(tune.Callback):
 
     def __init__(
         self,
-        trials: Sequence[PlannedTrial],
+        search: Search,
         resources: Resources,
         scheduler: str,
         recorder: Recorder,
         endings: Endings,
     ) -> None:
-        self._planned = {trial.trial_id: trial for trial in trials}
+        self._search = search
         self._resources, self._scheduler = resources, scheduler
         self._recorder, self._endings = recorder, endings
         self._last: dict[str, Mapping[str, Any]] = {}
+        self._begun: dict[str, PlannedTrial] = {}
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """A trial got its worker."""
-        planned = self._planned[trial.config["spec"]["trial_id"]]
-        row = rows.started(planned, "search", self._resources.num_cpus, self._resources.num_gpus)
-        self._recorder.record("trial", row)
+        """A trial got its worker: for the first time, or again after a pause and perhaps with other hyperparameters."""
+        self._search.started(trial)
+        self._begins(trial)
+
+    def _begins(self, trial: Trial) -> None:
+        spec = trial.config["spec"]
+        now = with_config(self._search.trials[spec["trial_id"]], spec["config"])
+        before = self._begun.get(now.trial_id)
+        if before is None:
+            row = rows.started(now, "search", self._resources.num_cpus, self._resources.num_gpus)
+            self._recorder.record("trial", row)
+        elif now != before:
+            self._recorder.begins_anew(now.trial_id)  # its donor may not have come as far
+            self._recorder.record("trial", rows.changed(now, trial.config.get(DONOR)))
+        self._begun[now.trial_id] = now
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
@@ -58,11 +70,12 @@ class JournalCallback(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A trial ended by itself or was stopped by the scheduler."""
-        report = self._last.pop(trial.config["spec"]["trial_id"])
-        status, reason = report["status"], report["status_reason"]
-        if status == "running":
-            status, reason = "pruned", f"stopped by {self._scheduler} after epoch {report['epoch']:g}"
-        self._ended(trial, report, status, reason)
+        report = self._last.pop(trial.config["spec"]["trial_id"], None)
+        if report is not None and report["status"] != "running":
+            self._ended(trial, report, report["status"], report["status_reason"])
+        else:
+            when = f"after epoch {report['epoch']:g}" if report is not None else "before its first report"
+            self._ended(trial, report, "pruned", f"stopped by {self._scheduler} {when}")
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A trial's process died."""
@@ -71,13 +84,12 @@ class JournalCallback(tune.Callback):
 
     def _ended(self, trial: Trial, report: Mapping[str, Any] | None, status: Status, reason: str | None) -> None:
         spec = trial.config["spec"]
+        if spec["trial_id"] not in self._begun:  # it ended while its worker was starting
+            self._begins(trial)
         self._endings.record(spec["trial_id"], spec["precision"], report, status, reason)
 
 
-def _error_of(trial: Trial) -> BaseException:
-    """The error that Tune left in the trial's folder."""
-    try:
-        error = pickle.loads(Path(trial.pickled_error_file).read_bytes())
-    except Exception:
-        return RuntimeError("its error could not be read")
+def _error_of(trial: Any) -> BaseException:
+    """What ended a trial's process, as :mod:`sweeps.engine.controller` keeps it."""
+    error = trial.died_of
     return error if isinstance(error, BaseException) else RuntimeError(str(error))

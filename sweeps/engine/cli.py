@@ -1,4 +1,4 @@
-"""The command line: what a sweep script's ``main`` does, and ``ampsweep run``, ``probe`` and ``report``."""
+"""The command line: what a sweep script's ``main`` does, and the commands of ``ampsweep``."""
 
 import argparse
 import signal
@@ -7,10 +7,12 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from analysis.schema import ResultsError
-from sweeps.engine.flags import parse, parse_run
+from sweeps.engine.flags import Parser, naming_flags, parse, parse_known, parse_run
 from sweeps.engine.sweep import Sweep, SweepError
+from sweeps.search.checks import Unfinished, did_you_mean
 from trainables.ladder import LADDER
 from trainables.loading import TaskError
+from trainables.text import one_line
 
 if TYPE_CHECKING:
     from analysis import Results
@@ -39,14 +41,17 @@ def ampsweep(argv: Sequence[str] | None = None) -> NoReturn:
     commands: dict[str, tuple[Callable[[list[str]], int], str]] = {
         "run": (lambda rest: _run(parse_run(rest)), "run a sweep of a task that has no script"),
         "probe": (_probe, "which precisions this machine can train a task in"),
+        "export": (_export, "the best trial's weights, configuration and verdicts, ready to load"),
         "report": (_report, "verdicts and tables of a sweep's results"),
+        "doctor": (_doctor, "what this machine and cluster have, and what to do about each problem"),
     }
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: ampsweep COMMAND ...\n\ncommands (each explains itself with --help):")
         print("\n".join(f"  {name:<10}{what}" for name, (_, what) in commands.items()))
         sys.exit(0 if arguments else BAD_INPUT)
     if arguments[0] not in commands:
-        _fail(f"command: must be one of {', '.join(commands)}; got {arguments[0]!r}", BAD_INPUT)
+        remedy = f"{did_you_mean(arguments[0], commands)}see ampsweep --help"
+        _fail(f"command: must be one of {', '.join(commands)}, got {arguments[0]!r}; {remedy}", BAD_INPUT)
     _exit(lambda: commands[arguments[0]][0](arguments[1:]))
 
 
@@ -55,14 +60,18 @@ def _exit(command: Callable[[], int]) -> NoReturn:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         sys.exit(command())
-    except (SweepError, TaskError, ResultsError) as error:
+    except SweepError as error:
+        _fail(naming_flags(str(error)), BAD_INPUT)
+    except (TaskError, ResultsError) as error:
         _fail(str(error), BAD_INPUT)
+    except Unfinished as error:
+        _fail(str(error), FAILED)
     except KeyboardInterrupt:
         _fail("interrupted; what was measured so far is kept, --resume goes on with it", FAILED)
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
+    print(one_line(f"error: {message}"), file=sys.stderr)
     sys.exit(code)
 
 
@@ -73,6 +82,7 @@ def _run(sweep: Sweep) -> int:
         print(describe(sweep))
         return 0
     from rich.console import Console
+    from rich.text import Text
 
     from sweeps.engine.stages import run
 
@@ -81,22 +91,16 @@ def _run(sweep: Sweep) -> int:
 
     console = Console()
     print_report(results, console)
-    console.print(f"results: {', '.join(map(str, results.folders.values()))}", highlight=False, soft_wrap=True)
-    return _exit_code(sweep, results)
+    console.print(Text(f"results: {', '.join(map(str, results.folders.values()))}"), soft_wrap=True)
+    return _ended(results)
 
 
-def _exit_code(sweep: Sweep, results: "Results") -> int:
-    """1 where the last stage that was asked for came to nothing."""
-    trials = results.trials
-    if sweep.stage == "probe":
-        return 0 if (trials["status"] == "completed").any() else FAILED
-    searched = trials[trials["stage"] == "search"]
-    if not searched["status"].isin(["completed", "pruned"]).any():
-        return FAILED
-    confirms = sweep.stage == "confirm" and sweep.confirm is not None
-    confirmed = trials[(trials["stage"] == "confirm") & (trials["status"] == "completed")]
-    paired = confirmed.groupby("block_id")["precision"].nunique().gt(1).any()
-    return FAILED if confirms and not (paired and (results.timings["status"] == "completed").any()) else 0
+def _ended(results: "Results") -> int:
+    """0, or what a sweep that came to nothing ends with."""
+    from analysis.shortfall import shortfall
+
+    reason = shortfall(results)
+    return 0 if reason is None else _fail(reason, FAILED)
 
 
 def _probe(argv: list[str]) -> int:
@@ -107,13 +111,21 @@ def _probe(argv: list[str]) -> int:
 
     # What the user gives comes later and so wins.
     sweep = parse_run(["--precisions", ",".join(LADDER), "--stage", "probe", *argv], prog="ampsweep probe")
+    if sweep.dry_run:
+        return _run(sweep)
     results = run(sweep)
     print_probe(results, Console())
-    return 0 if (results.trials["status"] == "completed").any() else FAILED
+    return _ended(results)
+
+
+def _export(argv: list[str]) -> int:
+    from sweeps.engine.export import export
+
+    return export(argv)
 
 
 def _report(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="ampsweep report", description="Verdicts and tables of a sweep's results.")
+    parser = Parser(prog="ampsweep report", description="Verdicts and tables of a sweep's results.", allow_abbrev=False)
     parser.add_argument("folder", metavar="DIR", nargs="+", help="the results' folder; several are shown together")
     parser.add_argument(
         "--require-pass",
@@ -121,7 +133,7 @@ def _report(argv: list[str]) -> int:
         choices=list(LADDER),
         help="exit with 3 unless every device type has a PASS of it against its strongest baseline",
     )
-    arguments = parser.parse_args(argv)
+    arguments = argparse.Namespace(**parse_known(parser, argv))
     from rich.console import Console
 
     from analysis import load
@@ -133,3 +145,9 @@ def _report(argv: list[str]) -> int:
     if arguments.require_pass is None:
         return 0
     return 0 if passes(results.verdicts, arguments.require_pass) else NOT_PASSED
+
+
+def _doctor(argv: list[str]) -> int:
+    from sweeps.engine.doctor.command import doctor
+
+    return doctor(argv)

@@ -113,11 +113,17 @@ class _Trial(Trial):
 
     def __init__(self, trainable: type, number: int, **arguments: Any) -> None:
         self._trainable, self.number = trainable, number
+        self.died_of: BaseException | None = None
         super().__init__(trainable.__name__, stub=True, **arguments)
 
     def get_trainable_cls(self) -> type:
         """The trainable; Tune would look it up in the cluster's store."""
         return self._trainable
+
+    def handle_error(self, exc: Any = None) -> None:
+        """Takes what ended the trial's process; Tune would keep only some of it, in files."""
+        self.died_of = exc
+        super().handle_error(exc)
 
     def set_ray_actor(self, ray_actor: Any) -> None:
         """Takes the trial's worker; Tune would ask it for its address."""

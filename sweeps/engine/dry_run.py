@@ -1,8 +1,10 @@
 """What a sweep would do, without doing it."""
 
 from sweeps.engine.probe import ladder_order
+from sweeps.engine.resume import find_run
+from sweeps.engine.stages import run_folder
 from sweeps.engine.sweep import Sweep
-from sweeps.search.plan import plan_search
+from sweeps.search.plan import PlannedTrial, check_points, follows_results, plan_search, preview
 from trainables.loading import find_task
 
 
@@ -16,18 +18,15 @@ def describe(sweep: Sweep) -> str:
         SweepError, TaskError: it could not run.
     """
     find_task(sweep.task)
+    check_points(sweep)
+    if sweep.resume:
+        find_run(sweep)
+    else:
+        run_folder(sweep)
     names = ladder_order(sweep.precisions)
-    trials = plan_search(sweep, names)
     budget = sweep.budget
     length = f"{budget.max_epochs} epochs" if budget.max_steps is None else f"{budget.max_steps} steps"
-    lines = [
-        f"probe   a few steps in {', '.join(names)}",
-        f"search  {len(trials)} trials of {len({t.config_id for t in trials})} configurations, at most {length} each",
-        f"        scheduler {sweep.scheduler}, searcher {'points' if sweep.points else sweep.searcher}",
-    ]
-    lines += [f"        {trial.trial_id}  {_shown(trial.config)} seed={trial.seed}" for trial in trials[:SHOWN]]
-    if len(trials) > SHOWN:
-        lines.append(f"        ... and {len(trials) - SHOWN} more")
+    lines = [f"probe   a few steps in {', '.join(names)}", *_search(sweep, names, length)]
     if sweep.confirm is not None:
         configs = sweep.confirm.top_k * len(names)
         runs = configs * sweep.confirm.num_seeds * len(names)
@@ -36,15 +35,33 @@ def describe(sweep: Sweep) -> str:
     return "\n".join(lines)
 
 
+def _search(sweep: Sweep, precisions: list[str], length: str) -> list[str]:
+    declared = sweep.to_json()
+    how = f"        scheduler {declared['scheduler']}, searcher {'points' if sweep.points else declared['searcher']}"
+    if follows_results(sweep):
+        num_trials, first = preview(sweep, precisions)
+        assert first is not None
+        lines = [f"search  at most {num_trials} trials in {', '.join(precisions)}, at most {length} each", how]
+        rest = (
+            f"        ... and {num_trials - 1} whose configurations follow from results, in each precision from its own"
+        )
+        return [*lines, _listed(first), rest]
+    trials = plan_search(sweep, precisions)
+    configs = len({trial.config_id for trial in trials})
+    lines = [f"search  {len(trials)} trials of {configs} configurations, at most {length} each", how]
+    more = [f"        ... and {len(trials) - SHOWN} more"] if len(trials) > SHOWN else []
+    return [*lines, *map(_listed, trials[:SHOWN]), *more]
+
+
 SHOWN = 6
 """Trials that are listed."""
 
 
-def _shown(config: object) -> str:
-    assert isinstance(config, dict)
-    return " ".join(
-        f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in config.items()
+def _listed(trial: PlannedTrial) -> str:
+    config = " ".join(
+        f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in trial.config.items()
     )
+    return f"        {trial.trial_id}  {config} seed={trial.seed}"
 
 
 def _gpus(sweep: Sweep) -> str:

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import re
 import shutil
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,7 +10,7 @@ from pathlib import PurePath
 from typing import Any, NoReturn
 
 from sweeps.engine.sweep import BUDGET, CONFIRM, RESOURCES, TRIED, WHERE, Confirm, Sweep
-from sweeps.search.checks import SweepError, did_you_mean
+from sweeps.search.checks import SweepError, did_you_mean, refuse
 from sweeps.search.domains import Domain, Scalar
 from sweeps.search.space import parse_domain
 
@@ -18,11 +19,17 @@ GROUPS = (TRIED, BUDGET, CONFIRM, RESOURCES, WHERE)
 
 EXIT_CODES = "Exit codes: 0 the sweep ran, 1 it could not finish or measured nothing, 2 bad input and nothing started."
 
-_REWRITTEN = {
-    "expected one argument": "needs a value, got nothing; see --help",
-    "ignored explicit argument": "takes no value; give the flag alone, got",
-}
-"""What argparse says, in the words of the other errors."""
+_REWRITTEN = (
+    (r"expected one argument", "needs a value, got nothing; see --help"),
+    (r"ignored explicit argument (.*)", r"takes no value, got \1; give the flag alone"),
+    (
+        r"the following arguments are required: TASK",
+        "TASK: must be given, got nothing; write module:function or path/to/file.py:function",
+    ),
+    (r"the following arguments are required: (.*)", r"\1: must be given, got nothing; see --help"),
+    (r"invalid choice: ('.*') \(choose from (.*)\)", r"must be a known name, got \1; valid: \2"),
+)
+"""What argparse says, as patterns, and the same in the words of the other errors."""
 
 _HIGHEST_WIDTH = 110
 """Columns of ``--help`` at most: longer lines are hard to read."""
@@ -56,7 +63,7 @@ def parse(sweep: Sweep, argv: Sequence[str], prog: str | None = None) -> Sweep:
         SweepError: a flag is unknown or its value cannot be used; one line that names it.
         SystemExit: code 0, after ``--help``.
     """
-    given = _parse_known(build_parser(sweep, prog), argv)
+    given = parse_known(build_parser(sweep, prog), argv)
     return _apply(sweep, given)
 
 
@@ -71,9 +78,9 @@ def parse_run(argv: Sequence[str], prog: str = "ampsweep run") -> Sweep:
         SweepError: the task is missing, a flag is unknown, or a value cannot be used; one line that names it.
         SystemExit: code 0, after ``--help``.
     """
-    given = _parse_known(build_parser(None, prog), argv)
+    given = parse_known(build_parser(None, prog), argv)
     task = given.pop("task")
-    return _apply(Sweep(name=given.pop("name", None) or _name_of_task(task), task=task, space={}), given)
+    return _apply(Sweep(name=given.pop("name", _name_of_task(task)), task=task, space={}), given)
 
 
 def build_parser(sweep: Sweep | None = None, prog: str | None = None) -> argparse.ArgumentParser:
@@ -83,7 +90,7 @@ def build_parser(sweep: Sweep | None = None, prog: str | None = None) -> argpars
         sweep: where the defaults that ``--help`` shows come from; ``None`` takes the task as an argument.
         prog: the program's name in ``--help``.
     """
-    parser = _Parser(
+    parser = Parser(
         prog=prog,
         usage="%(prog)s [flags]" if sweep else "%(prog)s TASK [flags]",
         description=_describe(sweep),
@@ -111,15 +118,13 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
         super().__init__(prog, max_help_position=32, width=width)
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, raised instead of printed with the usage."""
 
     def error(self, message: str) -> NoReturn:
         """Raises the error in the words of all others."""
-        if "required: TASK" in message:
-            message = "TASK: must be given, got nothing; write module:function or path/to/file.py:function"
-        for original, rewritten in _REWRITTEN.items():
-            message = message.replace(original, rewritten)
+        for original, rewritten in _REWRITTEN:
+            message = re.sub(original, rewritten, message, flags=re.DOTALL)
         raise SweepError(message.removeprefix("argument "))
 
 
@@ -231,7 +236,7 @@ _READERS: Mapping[type, Callable[[str], object]] = {
 }
 
 
-def _parse_known(parser: argparse.ArgumentParser, argv: Sequence[str]) -> dict[str, Any]:
+def parse_known(parser: argparse.ArgumentParser, argv: Sequence[str]) -> dict[str, Any]:
     """The flags that were given, by field."""
     namespace, unknown = parser.parse_known_args(list(argv))
     if unknown:
@@ -249,28 +254,40 @@ def _refuse_unknown(parser: argparse.ArgumentParser, unknown: Sequence[str]) -> 
 
 
 def _apply(sweep: Sweep, given: Mapping[str, Any]) -> Sweep:
-    """The sweep with given values in place of its fields, validated; errors name flags."""
+    """The sweep with given values in place of its fields, validated."""
     values = dict(given)
     confirm = {name.removeprefix("confirm_"): values.pop(name) for name in given if name.startswith("confirm_")}
     if "space" in values:
-        values["space"] = {**sweep.space, **dict(values["space"])}
+        values["space"] = {**sweep.space, **_once(values["space"])}
     if "max_epochs" in values:
         values = {"max_steps": None, "report_every_steps": None, **values}
     elif "max_steps" in values:
         values["max_epochs"] = None
-    try:
-        if confirm:
-            values["confirm"] = dataclasses.replace(sweep.confirm or Confirm(), **confirm)
-        return dataclasses.replace(sweep, **values)
-    except SweepError as error:
-        raise SweepError(_naming_flag(str(error))) from None
+    if confirm:
+        values["confirm"] = dataclasses.replace(sweep.confirm or Confirm(), **confirm)
+    return dataclasses.replace(sweep, **values)
 
 
-def _naming_flag(message: str) -> str:
-    """The message with the flag's name in place of the field's."""
+def _once(parameters: Sequence[tuple[str, Domain | Scalar]]) -> dict[str, Domain | Scalar]:
+    """The parameters by name; two of one name are rather a mistake than a change of mind."""
+    space: dict[str, Domain | Scalar] = {}
+    for name, value in parameters:
+        if name in space:
+            given = f"{name}={space[name]} {name}={value}"
+            refuse("space", "must name each hyperparameter once", given, f"for several values write {name}=choice:A,B")
+        space[name] = value
+    return space
+
+
+def naming_flags(message: str) -> str:
+    """An error's message with the names of flags in place of those of fields."""
     field, colon, rest = message.partition(": ")
-    names = {flag.field.replace("confirm_", "confirm.", 1): flag.name for flag in _flags(None)}
-    return f"{names.get(field, field)}{colon}{rest}"
+    names = {flag.field.replace("confirm_", "confirm.", 1): flag.name for flag in _flags(None) if flag.field != "task"}
+    field = re.sub(r"^space\['(.*)'\]$", r"--space \1", field)
+    first, *others = field.split(", ")
+    if all(other in names for other in others):  # as cpus_per_trial, gpus_per_trial; not as points, line 3, seed
+        others = [names[other] for other in others]
+    return ", ".join([names.get(first, first), *others]) + colon + rest
 
 
 def _name_of_task(task: str) -> str:

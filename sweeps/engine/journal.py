@@ -1,19 +1,25 @@
 """The journal: every fact of a sweep as a line of JSON, flushed as it happens; the driver is its only writer."""
 
+import contextlib
 import datetime
 import fcntl
 import json
 import math
 import os
-from collections.abc import Mapping
+import shutil
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 from analysis.schema import JOURNAL_DIR, SWEEP_FILE, Kind
-from sweeps.search.checks import refuse
+from sweeps.search.checks import Unfinished, refuse
 
 LOCK_FILE = "lock"
+
+SYNC_EVERY_S = 5.0
+"""What is flushed survives the driver's death at once, a power cut after at most that many seconds."""
 
 
 class Journal:
@@ -32,14 +38,18 @@ class Journal:
         self.folder = folder
         self._writer = f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
         self._file: TextIO | None = None
+        self._synced_s = time.monotonic()
         self.only_probed = True
+        self._missing: list[Path] = []
+        self._known: set[str] = set()
         try:
+            self._missing = [path for path in (folder, *folder.parents) if not path.exists()]
+            self._known = set(os.listdir(folder)) if folder.is_dir() else set()
             (folder / JOURNAL_DIR).mkdir(parents=True, exist_ok=True)
             self._lock = (folder / LOCK_FILE).open("a")
         except OSError as error:
-            refuse(
-                "storage", f"must be a folder that can be written ({error.strerror})", str(folder), "name another one"
-            )
+            self.take_back()
+            _refuse_storage(folder, error)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -53,18 +63,47 @@ class Journal:
         self.only_probed = self.only_probed and kind == "trial" and row.get("stage") == "probe"
         finite = {key: None if is_unknown(value) else value for key, value in row.items()}
         line = json.dumps({"kind": kind, **finite}, default=str, allow_nan=False)
+        with self._unfinished_on_error():
+            self._append(line + "\n")
+
+    def take_back(self) -> None:
+        """Removes what this driver made, of a run that ended before its first trial: its name is free again."""
+        for path in self.folder.iterdir() if self.folder.is_dir() else ():
+            if path.name not in self._known:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        with contextlib.suppress(OSError):  # another driver may have begun in one of them
+            for folder in self._missing:
+                folder.rmdir()
+
+    def _append(self, line: str) -> None:
         if self._file is None:
             self._file = (self.folder / JOURNAL_DIR / f"{self._writer}-0.jsonl").open("a", encoding="utf-8")
-        self._file.write(line + "\n")
+        self._file.write(line)
         self._file.flush()
+        if time.monotonic() - self._synced_s >= SYNC_EVERY_S:
+            self._sync()
+
+    @contextlib.contextmanager
+    def _unfinished_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            kept = "what was measured so far is kept, --resume goes on with it"
+            raise Unfinished(f"storage: {self.folder} can no longer be written ({error.strerror}); {kept}") from error
+
+    def _sync(self) -> None:
+        if self._file is not None:
+            os.fsync(self._file.fileno())
+        self._synced_s = time.monotonic()
 
     def __enter__(self) -> "Journal":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if self._file is not None:
-            os.fsync(self._file.fileno())
-            self._file.close()
+            with contextlib.suppress(OSError) if error is not None else self._unfinished_on_error():
+                self._sync()
+                self._file.close()
         self._lock.close()  # the lock goes with it, as it does when the process dies
 
 
@@ -74,7 +113,18 @@ def is_unknown(value: Any) -> bool:
 
 
 def write_declaration(folder: Path, declaration: Mapping[str, Any]) -> None:
-    """Writes ``sweep.json`` whole or not at all."""
+    """Writes ``sweep.json`` whole or not at all.
+
+    Raises:
+        SweepError: the folder cannot be written.
+    """
     temporary = folder / f"{SWEEP_FILE}.{os.getpid()}"
-    temporary.write_text(json.dumps(declaration, indent=2, default=str) + "\n", encoding="utf-8")
-    os.replace(temporary, folder / SWEEP_FILE)
+    try:
+        temporary.write_text(json.dumps(declaration, indent=2, default=str) + "\n", encoding="utf-8")
+        os.replace(temporary, folder / SWEEP_FILE)
+    except OSError as error:
+        _refuse_storage(folder, error)
+
+
+def _refuse_storage(folder: Path, error: OSError) -> NoReturn:
+    refuse("storage", f"must be a folder that can be written ({error.strerror})", str(folder), "name another one")

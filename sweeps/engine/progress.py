@@ -106,8 +106,8 @@ class Tally:
         key = row["block_id"] if kind == "timing" else row["trial_id"]
         if kind == "report":
             self._fold(self._precisions.get(key, ""), row.get(self._metric))
-        else:
-            self._enter(key, row.get("status", self._states.get(key, "")))
+        elif "status" in row:
+            self._enter(key, row["status"])
             self._precisions.setdefault(key, row.get("precision", ""))
 
     def _enter(self, key: str, state: str) -> None:

@@ -5,14 +5,15 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from analysis.journal import Journal as Recorded
-from analysis.journal import read_journal
-from analysis.schema import SWEEP_FILE, ResultsError
+from analysis.schema import SWEEP_FILE, UNFINISHED, ResultsError
 from sweeps.engine.sweep import Sweep
 from sweeps.search.checks import refuse
 from trainables.loading import TaskSource
+
+if TYPE_CHECKING:
+    from analysis.journal import Journal as Recorded
 
 SAME = (
     "name",
@@ -33,9 +34,6 @@ SAME = (
 )
 """What must be the same for a run to go on; resources, storage, the last stage and more confirming seeds may change."""
 
-UNFINISHED = ("running", "lost")
-"""Statuses of trials that a resumed run goes on with."""
-
 
 @dataclass(frozen=True)
 class Past:
@@ -45,6 +43,7 @@ class Past:
         usable: precisions that the probe left, ``None`` where it has not finished.
         metric, mode: what trials are ranked by, once the probe has finished.
         ended: ids of the trials that need not run again.
+        searched: trials of the search by id: their rows.
         reports: of the search, in their order: precision, trial id, number of the report from 1, metric.
         timed: ids of the blocks that have been timed.
         begun: ids of the trials that have begun.
@@ -56,6 +55,7 @@ class Past:
     metric: str = ""
     mode: Literal["max", "min"] = "max"
     ended: frozenset[str] = frozenset()
+    searched: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     reports: list[tuple[str, str, int, float]] = field(default_factory=list)
     timed: frozenset[str] = frozenset()
     begun: frozenset[str] = frozenset()
@@ -103,6 +103,8 @@ def read_past(folder: Path, sweep: Sweep, source: TaskSource) -> Past:
     Raises:
         SweepError: the run is of another sweep, or cannot be read.
     """
+    from analysis.journal import read_journal  # pandas, which a new run does without until its end
+
     try:
         recorded = read_journal(folder)
     except ResultsError as error:
@@ -118,6 +120,7 @@ def read_past(folder: Path, sweep: Sweep, source: TaskSource) -> Past:
         metric=metric,
         mode=recorded.sweep["mode"],
         ended=frozenset(name for name, trial in recorded.trials.items() if trial["status"] not in UNFINISHED),
+        searched={name: trial for name, trial in recorded.trials.items() if trial["stage"] == "search"},
         reports=_numbered(recorded, metric),
         timed=frozenset(record["block_id"] for record in recorded.timings.values() if record["status"] == "completed"),
         begun=frozenset(recorded.trials),
@@ -165,14 +168,14 @@ def _check_unfinished(recorded: Mapping[str, Any], declared: Mapping[str, Any], 
         refuse("resume", f"needs a run that has not finished, as {recorded['run_name']} has", True, remedy)
 
 
-def _last_steps(recorded: Recorded) -> dict[str, int]:
+def _last_steps(recorded: "Recorded") -> dict[str, int]:
     steps: dict[str, int] = {}
     for report in recorded.reports.to_pylist():
         steps[report["trial_id"]] = max(report["step"], steps.get(report["trial_id"], -1))
     return steps
 
 
-def _numbered(recorded: Recorded, metric: str) -> list[tuple[str, str, int, float]]:
+def _numbered(recorded: "Recorded", metric: str) -> list[tuple[str, str, int, float]]:
     seen: Counter[str] = Counter()
     steps: set[tuple[str, Any]] = set()
     reports = []

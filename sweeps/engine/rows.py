@@ -33,6 +33,18 @@ def started(trial: PlannedTrial, stage: Stage, num_cpus: float, num_gpus: float,
     }
 
 
+def changed(trial: PlannedTrial, donor: str | None) -> Row:
+    """A trial that goes on with other hyperparameters, from the weights of another trial."""
+    return {
+        "trial_id": trial.trial_id,
+        "config_id": trial.config_id,
+        "block_id": trial.block_id,
+        "config": dict(trial.config),
+        "donor": donor,
+        "status": "running",
+    }
+
+
 def ended(
     trial_id: str,
     report: Mapping[str, Any] | None,

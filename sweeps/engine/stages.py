@@ -1,7 +1,7 @@
 """A sweep from beginning to end: probe, search, confirm, report."""
 
 import datetime
-import shutil
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ from sweeps.engine.progress import Progress
 from sweeps.engine.recorder import Recorder
 from sweeps.engine.resume import Past, find_run, read_past, task_digest
 from sweeps.engine.sweep import Sweep, SweepError
-from sweeps.search.checks import refuse
-from sweeps.search.plan import PlannedTrial, plan_confirm, plan_left_out, plan_search
+from sweeps.search.checks import Unfinished, refuse
+from sweeps.search.plan import PlannedTrial, check_points, plan_confirm, plan_left_out, preview
 from trainables.loading import TaskError, TaskSource, find_task
 from trainables.spec import Checkpoints, TrialSpec
 
@@ -42,20 +42,23 @@ def run(sweep: Sweep, console: Console | None = None) -> "Results":
 
     Raises:
         SweepError, TaskError: bad input; nothing was trained.
+        Unfinished: the sweep could not go on; what it measured so far is kept.
     """
     source = find_task(sweep.task)
-    trials = plan_search(sweep, ladder_order(sweep.precisions))  # bad points are found out before Ray starts
-    for trial in plan_left_out(sweep, sweep.precisions):
-        refuse("points", f"must stay within the precisions {', '.join(sweep.precisions)}", trial.precision, "add it")
+    # Bad points and searchers that do not work are found out before Ray starts.
+    num_trials, first = preview(sweep, ladder_order(sweep.precisions))
+    check_points(sweep)
     folder = find_run(sweep) if sweep.resume else run_folder(sweep)
     # The journal first: it holds the lock without which the folder is another driver's.
-    with Journal(folder) as journal, _unless_refused(journal, sweep), Progress(console or Console()) as progress:
+    with Journal(folder) as journal, _unless_refused(journal), Progress(console or Console()) as progress:
         past = read_past(folder, sweep, source) if sweep.resume else Past()
         begun = f"goes on in {folder}, {len(past.ended)} trials done" if sweep.resume else f"results go to {folder}"
-        progress.say(f"sweep   {sweep.name}: {sweep.task}, {len(trials)} trials; {begun}")
-        this = _Run(sweep, source, past, Recorder(journal, progress, past.steps, past.begun))
+        progress.say(f"sweep   {sweep.name}: {sweep.task}, {num_trials} trials; {begun}")
+        this = _Run(sweep, source, first, past, Recorder(journal, progress, past.steps, past.begun))
         this.declare(past.metric or sweep.metric or "val_loss", past.mode if past.metric else sweep.mode or "min")
         with connected(sweep) as resources:
+            if resources.waits_for:
+                progress.say(f"cluster {resources.waits_for}")
             this.stages(resources)
     from analysis import load  # pandas, which nothing before needs
 
@@ -63,13 +66,14 @@ def run(sweep: Sweep, console: Console | None = None) -> "Results":
 
 
 @contextmanager
-def _unless_refused(journal: Journal, sweep: Sweep) -> Iterator[None]:
-    """Takes a new run's folder away again where bad input ended it in the probe, so that its name is not used up."""
+def _unless_refused(journal: Journal) -> Iterator[None]:
+    """Takes a run's beginning back where bad input ended it in the probe, so that its name is not used up."""
     try:
         yield
-    except (SweepError, TaskError):
-        if not sweep.resume and journal.only_probed:
-            shutil.rmtree(journal.folder)
+    except (SweepError, TaskError) as error:
+        if not journal.only_probed:
+            raise Unfinished(str(error)) from error
+        journal.take_back()
         raise
 
 
@@ -77,14 +81,21 @@ def run_folder(sweep: Sweep) -> Path:
     """Where a run's results go.
 
     Raises:
-        SweepError: a run of that name is there already.
+        SweepError: a run of that name is there already, or none can be.
     """
     if "://" in sweep.storage:
         refuse("storage", "must be a folder in this version", sweep.storage, "name one that all nodes see, such as NFS")
     name = sweep.run_name or f"{sweep.name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
     folder = Path(sweep.storage) / name
-    if folder.exists() and any(folder.iterdir()):
+    try:
+        is_new = not folder.exists() or not any(folder.iterdir())
+        above = next(path for path in folder.parents if path.exists())
+    except OSError as error:  # a file, or a name that is too long
+        refuse("run_name", f"must name a folder in {sweep.storage} ({error.strerror})", name, "choose another name")
+    if not is_new:
         refuse("run_name", f"must be new in {sweep.storage}", name, "choose another name, or go on with it by --resume")
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        refuse("storage", f"must be a folder that can be written ({above} cannot)", sweep.storage, "name another one")
     return folder
 
 
@@ -95,12 +106,14 @@ class _Run:
     Args:
         sweep: what was declared.
         source: its task.
+        first: trial of the search, which the probe is made with.
         past: what was recorded before, where the run goes on.
         recorder: takes all that happens.
     """
 
     sweep: Sweep
     source: TaskSource
+    first: PlannedTrial | None
     past: Past
     recorder: Recorder
 
@@ -132,9 +145,8 @@ class _Run:
             progress.ranks_by(self.past.metric, self.past.mode)
             return self.past.usable, self.past.metric, self.past.mode
         names = ladder_order(self.sweep.precisions)
-        first = next(iter(plan_search(self.sweep, names)), None)
         progress.stage("probe", len(names), f"a few steps in {', '.join(names)}")
-        results = run_probe(probe_spec(self.sweep, self.source, first, resources), names, resources, self.recorder)
+        results = run_probe(probe_spec(self.sweep, self.source, self.first, resources), names, resources, self.recorder)
         for result in results:
             progress.say("  " + describe_probe(result))
         metrics = next((result["metrics"] for result in results if result["metrics"]), ())
@@ -145,18 +157,24 @@ class _Run:
 
     def _search(self, resources: Resources, usable: Sequence[str], endings: Endings) -> None:
         from sweeps.engine.tune import run_search
+        from sweeps.search.searchers import make_search
 
-        trials = [trial for trial in plan_search(self.sweep, usable) if trial.trial_id not in self.past.ended]
+        search = make_search(self.sweep, usable, endings.checkpoints, self.past.searched, resources.slots)
         left_out = [trial for trial in plan_left_out(self.sweep, usable) if trial.trial_id not in self.past.ended]
-        if not trials and not left_out:
+        if not search.total and not left_out:
             return
-        what = f"{len(trials)} trials in {', '.join(usable)}; {resources.slots} at once"
-        self.recorder.progress.stage("search", len(trials) + len(left_out), what)
+        what = f"{search.total} trials in {', '.join(usable)}; {resources.slots} at once"
+        self.recorder.progress.stage("search", search.total + len(left_out), what)
         for trial in left_out:
             reason = f"the probe left {trial.precision} out"
             self.recorder.record("trial", rows.never_ran(trial, "search", "excluded", reason))
-        if trials:
-            run_search(self.sweep, self.source, trials, self.past.reports, resources, self.recorder, endings)
+        if search.total:
+            run_search(self.sweep, self.source, search, self.past.reports, resources, self.recorder, endings)
+        if search.remark:
+            self.recorder.progress.say(f"  {search.remark}")
+        if search.error is not None:
+            kept = "what was measured so far is kept, --resume goes on with it"
+            raise Unfinished(f"{search.error}; {kept}") from search.error
 
     def _confirm(self, resources: Resources, usable: Sequence[str], endings: Endings) -> None:
         from sweeps.engine.confirm import Confirmation
@@ -167,25 +185,23 @@ class _Run:
                 f"confirm left out: of the precisions, only {', '.join(usable)} can be used here"
             )
             return
-        searched = plan_search(self.sweep, usable)
-        metric, mode = endings.checkpoints.metric, endings.checkpoints.mode
-        configs = winners(self.recorder.journal.folder, searched, metric, mode, self.sweep.confirm.top_k)
+        folder, ranks = self.recorder.journal.folder, endings.checkpoints
+        configs = winners(folder, ranks.metric, ranks.mode, self.sweep.confirm.top_k)
         if not configs:
             return
-        used = {trial.seed for trial in searched}
+        used = {row["seed"] for row in searched(folder)}
         trials = plan_confirm(configs, usable, self.sweep.confirm.num_seeds, self.sweep.seed, used)
-        untimed = [trial for trial in trials if trial.block_id not in self.past.timed]
+        # Half of the pairs before the full runs and half after: a machine's speed drifts within minutes, and pairs that
+        # are all timed in a row would agree with each other more than with the next hour.
+        early, late = ([trial for trial in half if trial.block_id not in self.past.timed] for half in in_halves(trials))
         trials = [trial for trial in trials if trial.trial_id not in self.past.ended]
-        blocks = len({trial.block_id for trial in untimed})
+        blocks = len({trial.block_id for trial in [*early, *late]})
         if not trials and not blocks:
             return
         best = "the best configuration" if len(configs) == 1 else f"the {len(configs)} best configurations"
         what = f"{best} again: {len(trials)} full runs and {blocks} timed pairs"
         self.recorder.progress.stage("confirm", len(trials) + blocks, what)
         confirmation = Confirmation(self.source, self.sweep.budget, resources, self.recorder, endings)
-        # Half of the pairs before the full runs and half after: a machine's speed drifts within minutes, and pairs that
-        # are all timed in a row would agree with each other more than with the next hour.
-        early, late = in_halves(untimed)
         confirmation.time_blocks(early, usable)
         confirmation.run_trials(trials)
         confirmation.time_blocks(late, usable)
@@ -212,14 +228,11 @@ def in_halves(trials: Sequence[PlannedTrial]) -> tuple[list[PlannedTrial], list[
     return halves[0], halves[1]
 
 
-def winners(
-    folder: Path, trials: Sequence[PlannedTrial], metric: str, mode: Literal["max", "min"], top_k: int
-) -> list[Mapping[str, Any]]:
+def winners(folder: Path, metric: str, mode: Literal["max", "min"], top_k: int) -> list[Mapping[str, Any]]:
     """The union of each precision's best configurations in a search, each once.
 
     Args:
         folder: of the run.
-        trials: of the search.
         metric, mode: what is ranked by.
         top_k: how many of each precision.
     """
@@ -227,5 +240,12 @@ def winners(
     from analysis.verdicts import ranking
 
     ranked = ranking(load(folder).trials, metric, mode)
-    configs = {trial.config_id: trial.config for trial in trials}
+    configs = {row["config_id"]: row["config"] for row in searched(folder)}
     return [configs[name] for name in dict.fromkeys(name for best in ranked.values() for name in best[:top_k])]
+
+
+def searched(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a run's search, as recorded so far."""
+    from analysis.journal import read_journal
+
+    return [row for row in read_journal(folder).trials.values() if row["stage"] == "search"]

@@ -2,13 +2,27 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from sweeps.search.checks import SweepError, folder_name, number, one_of, refuse, text, whole
-from sweeps.search.configurations import SEARCHERS, grid
+from sweeps.search.checks import (
+    LEAST_SHARE,
+    MOST,
+    MOST_RUNS,
+    SweepError,
+    folder_name,
+    number,
+    one_of,
+    precision_names,
+    refuse,
+    share_of_gpus,
+    text,
+    whole,
+)
+from sweeps.search.configurations import SEARCHERS, check_searcher
 from sweeps.search.domains import Domain, Scalar
+from sweeps.search.scheduler_names import SCHEDULERS, check_scheduler
 from sweeps.search.space import check_space, space_to_json
 from sweeps.search.successive_halving import MODES
 from trainables.ladder import BASELINES, LADDER
@@ -18,9 +32,6 @@ __all__ = ["SCHEDULERS", "STAGES", "Confirm", "Sweep", "SweepError"]
 
 STAGES = ("probe", "search", "confirm")
 """The stages in their order."""
-
-SCHEDULERS = ("asha", "fifo")
-"""Schedulers by name; Ray's own are given as objects."""
 
 SCHEMA = 1
 """Version of ``sweep.json``."""
@@ -73,8 +84,10 @@ class Confirm:
         """Validates and normalizes the fields."""
         seeds_remedy = "6 or more give a useful interval"
         checked = {
-            "top_k": whole("confirm.top_k", self.top_k, at_least=1, remedy="1 confirms each precision's best"),
-            "num_seeds": whole("confirm.num_seeds", self.num_seeds, at_least=1, remedy=seeds_remedy),
+            "top_k": whole(
+                "confirm.top_k", self.top_k, at_least=1, at_most=MOST_RUNS, remedy="1 confirms each precision's best"
+            ),
+            "num_seeds": whole("confirm.num_seeds", self.num_seeds, at_least=1, at_most=MOST_RUNS, remedy=seeds_remedy),
             "target_speedup": number(
                 "confirm.target_speedup", self.target_speedup, above=0, remedy="give a ratio such as 1.5"
             ),
@@ -107,10 +120,20 @@ class Sweep:
     max_epochs: int | None = _option(None, BUDGET, "epochs of a full run; 10 unless max_steps is given", "N")
     max_steps: int | None = _option(None, BUDGET, "optimizer steps of a full run, instead of max_epochs", "N")
     report_every_steps: int | None = _option(None, BUDGET, "steps between reports; else a tenth of max_steps", "N")
-    scheduler: str | object = _option("asha", TRIED, "what prunes the search; fifo prunes nothing", "asha|fifo")
-    grace_period: int = _option(1, BUDGET, "reports before a run may be pruned", "N")
-    reduction_factor: int = _option(3, BUDGET, "one in that many runs survives each rung of asha", "N")
-    searcher: str | object = _option("random", TRIED, "what chooses configurations: random or grid", "random|grid")
+    scheduler: str | object = _option(
+        "asha",
+        TRIED,
+        "asha, hyperband and median stop runs that fall behind; pbt lets them go on from the weights of the best with "
+        "changed hyperparameters; fifo does neither",
+        "|".join(SCHEDULERS),
+    )
+    grace_period: int = _option(
+        1, BUDGET, "reports before asha and median may stop a run, and from one copying of pbt to the next", "N"
+    )
+    reduction_factor: int = _option(3, BUDGET, "one in that many runs survives each rung of asha and hyperband", "N")
+    searcher: str | object = _option(
+        "random", TRIED, "what chooses configurations; tpe follows results and needs optuna", "|".join(SEARCHERS)
+    )
     points: str | None = _option(
         None, TRIED, "run exactly these configurations: JSON lines, optionally with precision and seed", "FILE"
     )
@@ -124,7 +147,9 @@ class Sweep:
     checkpoint_every_s: float = _option(30, WHERE, "seconds between two savings of a running trial, 0: every step", "S")
     seed: int = _option(0, TRIED, "what all randomness of the sweep derives from", "N")
     stage: Literal["probe", "search", "confirm"] = _option("confirm", WHERE, "the last stage to run", "|".join(STAGES))
-    address: str | None = _option(None, WHERE, "a running Ray cluster; else RAY_ADDRESS, else one starts", "ADDRESS")
+    address: str | None = _option(
+        None, WHERE, "a running Ray cluster; else RAY_ADDRESS, the one running here, or a new one", "ADDRESS"
+    )
     resume: bool = _option(False, WHERE, "continue the interrupted run run_name, else this sweep's newest")
     dry_run: bool = _option(False, WHERE, "print what would run and what it would cost, and stop")
 
@@ -189,22 +214,12 @@ def _check_names(sweep: Sweep) -> dict[str, object]:
         "name": folder_name("name", sweep.name),
         "run_name": sweep.run_name if sweep.run_name is None else folder_name("run_name", sweep.run_name),
         "space": check_space(sweep.space),
-        "precisions": _check_precisions(sweep.precisions),
+        "precisions": precision_names("precisions", sweep.precisions),
         "metric": sweep.metric if sweep.metric is None else text("metric", sweep.metric, "for example val_accuracy"),
         "storage": text("storage", storage, "for example runs or s3://bucket/sweeps"),
         "points": points if points is None else text("points", points, "name a file of JSON lines"),
         "address": sweep.address if sweep.address is None else text("address", sweep.address, "for example auto"),
     }
-
-
-def _check_precisions(precisions: object) -> tuple[str, ...]:
-    if isinstance(precisions, str) or not isinstance(precisions, Sequence) or not precisions:
-        remedy = 'for example ("fp32", "bf16-mixed")'
-        refuse("precisions", "must be a list of at least one precision", precisions, remedy)
-    names = tuple(one_of("precisions", name, LADDER) for name in precisions)
-    if len(set(names)) < len(names):
-        refuse("precisions", "must name each precision once", ",".join(names), "remove the duplicates")
-    return names
 
 
 def _check_counts(sweep: Sweep) -> dict[str, object]:
@@ -219,7 +234,7 @@ def _check_counts(sweep: Sweep) -> dict[str, object]:
     if given["max_epochs"] is None and given["max_steps"] is None:
         given["max_epochs"] = DEFAULT_EPOCHS
     counts: dict[str, object] = {
-        name: whole(name, value, at_least=1, remedy=remedies[name])
+        name: whole(name, value, at_least=1, at_most=MOST_RUNS if name == "num_trials" else MOST, remedy=remedies[name])
         for name, value in given.items()
         if value is not None or name in ("num_trials", "grace_period")
     }
@@ -233,18 +248,15 @@ def _check_counts(sweep: Sweep) -> dict[str, object]:
 def _check_resources(sweep: Sweep) -> dict[str, object]:
     checked: dict[str, object] = {
         "cpus_per_trial": number(
-            "cpus_per_trial", sweep.cpus_per_trial, above=0, remedy="give 1 or more, or a share such as 0.5"
+            "cpus_per_trial", sweep.cpus_per_trial, at_least=LEAST_SHARE, remedy="give 1 or more, or a share as 0.5"
         ),
         "checkpoint_every_s": number(
             "checkpoint_every_s", sweep.checkpoint_every_s, at_least=0, remedy="30 loses at most that much of a trial"
         ),
     }
-    if sweep.gpus_per_trial is None:
-        return checked
-    gpus = number("gpus_per_trial", sweep.gpus_per_trial, at_least=0, remedy="0 trains on the CPU, 0.5 shares a GPU")
-    if gpus > 1 and not gpus.is_integer():
-        refuse("gpus_per_trial", "must be whole above 1", gpus, f"round to {int(gpus)} or {int(gpus) + 1}")
-    return checked | {"gpus_per_trial": gpus}
+    if sweep.gpus_per_trial is not None:
+        checked["gpus_per_trial"] = share_of_gpus("gpus_per_trial", sweep.gpus_per_trial)
+    return checked
 
 
 def _check_switches(sweep: Sweep) -> None:
@@ -266,15 +278,8 @@ def _check_budget(sweep: Sweep) -> None:
 
 
 def _check_search(sweep: Sweep) -> None:
-    if isinstance(sweep.scheduler, str) or not hasattr(sweep.scheduler, "on_trial_result"):
-        one_of("scheduler", sweep.scheduler, SCHEDULERS)
-    if isinstance(sweep.searcher, str) or not hasattr(sweep.searcher, "suggest"):
-        one_of("searcher", sweep.searcher, SEARCHERS)
-    if sweep.searcher == "grid" and sweep.points is None:
-        grid(sweep.space)
-    if sweep.scheduler == "asha" and sweep.grace_period > sweep.max_reports:
-        remedy = 'lower it, raise the budget, or use scheduler="fifo" to prune nothing'
-        refuse("grace_period", f"must be at most the {sweep.max_reports} reports of a run", sweep.grace_period, remedy)
+    check_scheduler(sweep)
+    check_searcher(sweep.searcher, sweep.space if sweep.points is None else None)
 
 
 def _check_confirm(sweep: Sweep) -> None:

@@ -1,4 +1,4 @@
-"""The search as Ray Tune runs it: planned trials in, journal rows out."""
+"""The search as Ray Tune runs it: trials in, journal rows out."""
 
 import logging
 import os
@@ -17,9 +17,9 @@ from sweeps.engine.endings import Endings
 from sweeps.engine.failures import MAX_FAILURES, survive_memory_kills
 from sweeps.engine.recorder import Recorder
 from sweeps.engine.sweep import Sweep
-from sweeps.search.plan import PlannedTrial
-from sweeps.search.schedulers import Asha, make_scheduler
-from sweeps.search.searchers import PlannedTrials
+from sweeps.search.asha import Asha
+from sweeps.search.schedulers import make_scheduler
+from sweeps.search.searchers import Search
 from trainables.adapters.ray_tune import TuneTrial
 from trainables.loading import TaskSource
 from trainables.spec import Checkpoints, TrialSpec
@@ -28,37 +28,38 @@ from trainables.spec import Checkpoints, TrialSpec
 def run_search(
     sweep: Sweep,
     source: TaskSource,
-    trials: Sequence[PlannedTrial],
+    search: Search,
     past: Sequence[tuple[str, str, int, float]],
     resources: Resources,
     recorder: Recorder,
     endings: Endings,
 ) -> None:
-    """Runs the planned trials on the cluster, pruned by the sweep's scheduler, and records all that they report.
+    """Runs the trials of a search on the cluster, pruned by the sweep's scheduler, and records all that they report.
 
     Args:
         sweep: its scheduler and budget.
         source: the task.
-        trials: what to run.
+        search: what to run.
         past: reports from before an interruption, as :class:`sweeps.engine.resume.Past` keeps them.
         resources: of each trial.
         recorder: takes the rows.
         endings: takes the trials that end, and says what they are ranked by.
     """
     checkpoints = endings.checkpoints
+    search.to_beat = endings.to_beat
     scheduler = make_scheduler(sweep, checkpoints.metric, checkpoints.mode, sweep.max_reports)
     if isinstance(scheduler, Asha):
         scheduler.replay(past)
     name = sweep.scheduler if isinstance(sweep.scheduler, str) else type(sweep.scheduler).__name__
-    callback = JournalCallback(trials, resources, name, recorder, endings)
+    callback = JournalCallback(search, resources, name, recorder, endings)
     with tempfile.TemporaryDirectory(prefix="ampsweep-") as scratch, _quiet_tune(), survive_memory_kills():
         run_trials(
             _trainable(sweep, source, resources, checkpoints),
             tune.PlacementGroupFactory([{"CPU": resources.num_cpus, "GPU": resources.num_gpus}]),
-            PlannedTrials(trials, endings.to_beat),
+            search,
             scheduler,
             callback,
-            num_trials=len(trials),
+            num_trials=search.total,
             max_pending=max(16, 2 * resources.slots),
             max_failures=MAX_FAILURES,
             folder=scratch,

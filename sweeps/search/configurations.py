@@ -1,4 +1,4 @@
-"""Configurations: drawn at random, all of a grid, or read from a file."""
+"""Configurations: drawn at random, spread evenly, all of a grid, or read from a file."""
 
 import hashlib
 import itertools
@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sweeps.search.checks import one_of, refuse, whole
+from sweeps.search.checks import one_of, refuse, text, whole
 from sweeps.search.domains import Choice, Domain, Scalar, scalar
+from sweeps.search.hyperparameters import check_values
 from sweeps.search.space import Space
 from trainables.ladder import LADDER
 
@@ -57,11 +58,64 @@ def grid(space: Space) -> Iterator[Configuration]:
     return (dict(zip(space, combination, strict=True)) for combination in itertools.product(*values))
 
 
-SEARCHERS: Mapping[str, Callable[[Space, int], Iterator[Configuration]]] = {
+def sobol(space: Space, seed: int) -> Iterator[Configuration]:
+    """Configurations of a scrambled Sobol' sequence, without end: they cover the space more evenly than random ones.
+
+    Each depends on the space, the seed and its own number alone, not on the order of the space's names.
+
+    Args:
+        space: what to draw from; constants take no dimension.
+        seed: the sweep's seed, at least 0.
+
+    Source:
+        Owen (1998), "Scrambling Sobol' and Niederreiter-Xing points", as ``scipy.stats.qmc.Sobol`` does it.
+    """
+    import numpy as np
+    from scipy.stats import qmc  # half a second to import, which no other searcher needs
+
+    dimension = {
+        name: number for number, name in enumerate(sorted(n for n, v in space.items() if isinstance(v, Domain)))
+    }
+    sequence = qmc.Sobol(max(1, len(dimension)), rng=np.random.default_rng(stream("sobol", seed)))
+    while True:
+        units = sequence.random(1)[0].tolist()
+        yield {
+            name: value.draw(units[dimension[name]]) if isinstance(value, Domain) else value
+            for name, value in space.items()
+        }
+
+
+PLANNED: Mapping[str, Callable[[Space, int], Iterator[Configuration]]] = {
     "random": samples,
     "grid": lambda space, seed: grid(space),
+    "sobol": sobol,
 }
-"""How configurations are chosen, by name: from the space and the sweep's seed."""
+"""How configurations are chosen ahead of all results, by name: from the space and the sweep's seed."""
+
+SEARCHERS = (*PLANNED, "tpe")
+"""Every searcher by name; Ray's own are given as objects."""
+
+
+def check_searcher(searcher: object, space: Space | None) -> None:
+    """Refuses what cannot choose configurations.
+
+    Args:
+        searcher: a name or an object.
+        space: what it is to choose from; ``None`` where points are given instead.
+
+    Raises:
+        SweepError: it is neither a known name nor like a Ray Tune searcher, or the space does not suit it.
+    """
+    if isinstance(searcher, str):
+        one_of("searcher", searcher, SEARCHERS)
+    elif isinstance(searcher, type) or not hasattr(searcher, "suggest"):
+        remedy = f"use one of {', '.join(SEARCHERS)}, or an object such as OptunaSearch()"
+        refuse("searcher", "must be a name or a Ray Tune Searcher", searcher, remedy)
+    if space is not None and searcher == "grid":
+        grid(space)
+    if space is not None and searcher == "tpe" and not any(isinstance(value, Domain) for value in space.values()):
+        remedy = "add a domain such as loguniform(1e-5, 1e-3), or use random"
+        refuse("searcher", "tpe needs a space that leaves something open", searcher, remedy)
 
 
 def config_id(config: Mapping[str, Scalar]) -> str:
@@ -87,8 +141,8 @@ def read_points(path: str) -> list[dict[str, Scalar]]:
     """
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        refuse("points", "must be a readable file of JSON lines", path, f"check the path ({error})")
+    except (OSError, ValueError) as error:
+        refuse("points", f"must be a readable file of JSON lines ({error})", path, "check the path")
     points: list[dict[str, Scalar]] = []
     for line_number, line in enumerate(lines, start=1):
         if line.strip():
@@ -122,19 +176,30 @@ def _grid_values(name: str, value: Domain | Scalar) -> tuple[Scalar, ...]:
 
 def _read_point(where: str, line: str) -> dict[str, Scalar]:
     try:
-        point: Any = json.loads(line)
+        point: Any = json.loads(line, object_pairs_hook=_once)
     except (ValueError, RecursionError):
         point = None
     if not isinstance(point, dict):
-        refuse(where, "must be a JSON object", line, 'write {"learning_rate": 0.001, "precision": "fp32"}')
+        remedy = 'write {"learning_rate": 0.001, "precision": "fp32"}'
+        refuse(where, "must be a JSON object that names each key once", line, remedy)
+    for name in point:
+        text(where, name, "name each hyperparameter by a word")
     checked = {name: scalar(f"{where}, {name}", value) for name, value in point.items()}
+    check_values({name: [value] for name, value in checked.items()}, f"{where}, {{}}")
     if checked.get("precision") is not None:
         one_of(f"{where}, precision", checked["precision"], LADDER)
     if checked.get("seed") is not None:
         remedy = f"give a seed from 0 to {HIGHEST_SEED}, or leave it out"
-        if whole(f"{where}, seed", checked["seed"], at_least=0, remedy=remedy) > HIGHEST_SEED:
-            refuse(f"{where}, seed", f"must be at most {HIGHEST_SEED}", checked["seed"], remedy)
+        whole(f"{where}, seed", checked["seed"], at_least=0, at_most=HIGHEST_SEED, remedy=remedy)
     return checked
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of a JSON line, where no key occurs twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key occurs twice")
+    return found
 
 
 def _same_names(where: str, first: Mapping[str, Scalar], point: Mapping[str, Scalar]) -> None:

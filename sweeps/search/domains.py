@@ -1,6 +1,5 @@
 """Domains that hyperparameters are drawn from. Names and bounds are Ray Tune's."""
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -9,7 +8,7 @@ from fractions import Fraction
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
-from sweeps.search.checks import number, refuse
+from sweeps.search.checks import is_finite, number, refuse
 
 Scalar = bool | int | float | str | None
 """A value that a configuration may hold."""
@@ -106,7 +105,8 @@ class QUniform(Domain):
         q: the step, above 0.
 
     Raises:
-        SweepError: a bound or the step is not finite, the bounds are equal or reversed, or ``q`` does not divide them.
+        SweepError: a bound or the step is not finite, the bounds are equal or reversed, or ``q`` does not divide them
+            or is too small for them.
     """
 
     low: float
@@ -121,6 +121,7 @@ class QUniform(Domain):
         if self._steps.denominator != 1:
             remedy = "choose bounds a whole number of steps apart"
             refuse("quniform.q", f"must divide the range from {self.low} to {self.high}", self.q, remedy)
+        _few_enough("quniform.q", int(self._steps) + 1, self.q)
 
     @property
     def _steps(self) -> Fraction:
@@ -128,7 +129,14 @@ class QUniform(Domain):
 
     def draw(self, unit: float) -> float:
         """The step a share ``unit`` of the way up, in exact decimals: 0.3, not 0.30000000000000004."""
-        return float(_exact(self.low) + _position(unit, int(self._steps) + 1) * _exact(self.q))
+        return self._step(_position(unit, int(self._steps) + 1))
+
+    def nearest(self, value: float) -> float:
+        """The step nearest to a finite value, in exact decimals."""
+        return self._step(min(max(round((_exact(value) - _exact(self.low)) / _exact(self.q)), 0), int(self._steps)))
+
+    def _step(self, number: int) -> float:
+        return float(_exact(self.low) + number * _exact(self.q))
 
 
 @dataclass(frozen=True)
@@ -140,7 +148,7 @@ class RandInt(Domain):
         high: exclusive upper bound, above ``low``.
 
     Raises:
-        SweepError: a bound is not a whole number, or they are equal or reversed.
+        SweepError: a bound is not a whole number, they are equal or reversed, or too far apart.
     """
 
     low: int
@@ -155,6 +163,7 @@ class RandInt(Domain):
                 refuse(f"randint.{name}", "must be a whole number", value, "use uniform for fractions")
             object.__setattr__(self, name, int(value))
         _in_order(self)
+        _few_enough("randint.high", self.high - self.low, self.high)
 
     def draw(self, unit: float) -> int:
         """The whole number a share ``unit`` of the way up."""
@@ -217,16 +226,25 @@ def scalar(field: str, value: object) -> Scalar:
     Raises:
         SweepError: it is not a finite number, a string, a boolean or ``None``.
     """
-    if value is None or isinstance(value, bool | str):
+    if value is None or isinstance(value, bool):
         return value
-    if isinstance(value, Integral):
-        return int(value)
-    if isinstance(value, Real) and math.isfinite(value):
-        return float(value)
-    remedy = (
-        f"write choice({list(value)!r})" if isinstance(value, list | tuple) else "or use a domain such as choice(...)"
-    )
+    if isinstance(value, str):
+        return _encodable(field, value)
+    if isinstance(value, Real) and is_finite(value):
+        return int(value) if isinstance(value, Integral) else float(value)
+    remedy = "give one, or a domain such as choice(...)"
+    if isinstance(value, list | tuple):
+        remedy = f"write choice({list(value)!r})"
     refuse(field, "must be a finite number, a string, a boolean or None", value, remedy)
+
+
+def _encodable(field: str, value: str) -> str:
+    """The string, where it can be sent and written: some bytes of a command line or a file are no text."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        refuse(field, "must be text that UTF-8 can hold", value, "write it in UTF-8")
+    return value
 
 
 def format_scalar(value: Scalar) -> str:
@@ -246,6 +264,12 @@ def _in_order(domain: Any) -> None:
     if domain.low >= domain.high:
         remedy = "swap them" if domain.low > domain.high else "write a constant where only one value is meant"
         refuse(domain.kind, "low must be below high", (domain.low, domain.high), remedy)
+
+
+def _few_enough(field: str, count: int, value: float) -> None:
+    """Positions have 53 bits: of more values, not every one could be drawn."""
+    if count > 2**53:
+        refuse(field, "must leave at most 2**53 values", value, "use uniform, or a narrower range")
 
 
 def _exact(value: float) -> Fraction:

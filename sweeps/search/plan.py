@@ -3,10 +3,10 @@
 import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sweeps.search.checks import one_of
-from sweeps.search.configurations import SEARCHERS, Configuration, config_id, read_points, split_point, stream
+from sweeps.search.checks import one_of, refuse
+from sweeps.search.configurations import PLANNED, Configuration, config_id, read_points, split_point, stream
 from sweeps.search.domains import Scalar
 
 if TYPE_CHECKING:
@@ -40,6 +40,29 @@ class PlannedTrial:
     seed: int
 
 
+def follows_results(sweep: "Sweep") -> bool:
+    """Whether configurations follow from results, so that there is no plan: with ``tpe`` or a searcher object."""
+    return sweep.points is None and not (isinstance(sweep.searcher, str) and sweep.searcher in PLANNED)
+
+
+def preview(sweep: "Sweep", precisions: Sequence[str]) -> tuple[int, PlannedTrial | None]:
+    """How many runs the search has at most, and the first of them.
+
+    Args:
+        sweep: what would run.
+        precisions: those that it would run in.
+
+    Raises:
+        SweepError: the points cannot be read, or the searcher suggests nothing that can be run.
+    """
+    if not follows_results(sweep):
+        trials = plan_search(sweep, precisions)
+        return len(trials), next(iter(trials), None)
+    from sweeps.search.new_searcher import first_trial  # Ray, which plans do without
+
+    return sweep.num_trials, first_trial(sweep, precisions[0])
+
+
 def plan_search(sweep: "Sweep", precisions: Sequence[str]) -> list[PlannedTrial]:
     """The runs of the search, all precisions of a configuration in a row.
 
@@ -50,13 +73,13 @@ def plan_search(sweep: "Sweep", precisions: Sequence[str]) -> list[PlannedTrial]
         precisions: those that remain after the probe.
 
     Raises:
-        SweepError: the points cannot be read, or the searcher cannot plan ahead.
+        SweepError: the points cannot be read, or the searcher's configurations follow from results.
     """
     if sweep.points is not None:
         return [trial for trial in _plan_points(sweep, sweep.points, precisions) if trial.precision in precisions]
     if not precisions:
         return []
-    configurations = SEARCHERS[one_of("searcher", sweep.searcher, SEARCHERS)](sweep.space, sweep.seed)
+    configurations = PLANNED[one_of("searcher", sweep.searcher, PLANNED)](sweep.space, sweep.seed)
     return list(itertools.islice(_cross(configurations, sweep.seed, precisions), sweep.num_trials))
 
 
@@ -73,6 +96,16 @@ def plan_left_out(sweep: "Sweep", precisions: Sequence[str]) -> list[PlannedTria
     if sweep.points is None:
         return []
     return [trial for trial in _plan_points(sweep, sweep.points, precisions) if trial.precision not in precisions]
+
+
+def check_points(sweep: "Sweep") -> None:
+    """Refuses points in other precisions than the sweep's.
+
+    Raises:
+        SweepError: there is one, or the points cannot be read.
+    """
+    for trial in plan_left_out(sweep, sweep.precisions):
+        refuse("points", f"must stay within the precisions {', '.join(sweep.precisions)}", trial.precision, "add it")
 
 
 def plan_confirm(
@@ -104,6 +137,27 @@ def plan_confirm(
     ]
 
 
+def with_config(trial: PlannedTrial, config: Configuration) -> PlannedTrial:
+    """The trial with other hyperparameters; its index, id, precision and seed remain."""
+    return _planned(trial.trial_id, trial.index, config, trial.precision, trial.seed)
+
+
+def search_trial(sweep_seed: int, index: int, config: Configuration, precision: str) -> PlannedTrial:
+    """Configuration ``index`` of the search in one precision."""
+    return _planned(search_id(index, precision), index, config, precision, search_seed(sweep_seed, index))
+
+
+def recorded_trial(row: Mapping[str, Any]) -> PlannedTrial:
+    """The run of the search whose start a row of the journal tells."""
+    index = int(row["trial_id"].split("-")[1])
+    return _planned(row["trial_id"], index, dict(row["config"]), row["precision"], row["seed"])
+
+
+def search_id(index: int, precision: str) -> str:
+    """The name of configuration ``index`` of the search in one precision."""
+    return f"search-{index:04d}-{precision}"
+
+
 def search_seed(sweep_seed: int, index: int) -> int:
     """The seed of configuration ``index``, in [0, 2**30): the same in every precision."""
     return stream("search seed", sweep_seed, index) % FIRST_CONFIRM_SEED
@@ -118,9 +172,8 @@ def confirm_seeds(sweep_seed: int, num_seeds: int, used_seeds: Collection[int] =
 
 def _cross(configs: Iterator[Configuration], sweep_seed: int, precisions: Sequence[str]) -> Iterator[PlannedTrial]:
     for index, config in enumerate(configs):
-        seed = search_seed(sweep_seed, index)
         for precision in precisions:
-            yield _planned(_search_id(index, precision), index, config, precision, seed)
+            yield search_trial(sweep_seed, index, config, precision)
 
 
 def _plan_points(sweep: "Sweep", path: str, precisions: Sequence[str]) -> Iterator[PlannedTrial]:
@@ -131,11 +184,7 @@ def _plan_points(sweep: "Sweep", path: str, precisions: Sequence[str]) -> Iterat
             # Lines that differ in precision alone are one block, as they would be in a sampled search.
             seed = search_seed(sweep.seed, first_index.setdefault(config_id(config), index))
         for each in precisions if precision is None else (precision,):
-            yield _planned(_search_id(index, each), index, config, each, seed)
-
-
-def _search_id(index: int, precision: str) -> str:
-    return f"search-{index:04d}-{precision}"
+            yield _planned(search_id(index, each), index, config, each, seed)
 
 
 def _planned(trial_id: str, index: int, config: Configuration, precision: str, seed: int) -> PlannedTrial:

@@ -1,86 +1,38 @@
-"""Schedulers as Ray Tune runs them; what they decide lives in modules without Ray."""
+"""The scheduler of a sweep: one of ours or Ray's by name, or an object of Ray's."""
 
 import math
-import pickle
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ray.tune.experiment import Trial
-from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.schedulers import FIFOScheduler, HyperBandScheduler, MedianStoppingRule, TrialScheduler
 
-from sweeps.search.checks import one_of, refuse
+from sweeps.search.asha import TIME, Asha
+from sweeps.search.checks import one_of
+from sweeps.search.configurations import stream
+from sweeps.search.given import adopt, check_given
+from sweeps.search.mutation import mutable
+from sweeps.search.per_precision import PerPrecision
+from sweeps.search.population import Population, ShieldedPopulation
+from sweeps.search.shield import Shielded
 from sweeps.search.successive_halving import SuccessiveHalving
 
 if TYPE_CHECKING:
     from sweeps.engine.sweep import Sweep
 
-TIME = "training_iteration"
-"""The key of a result that counts reports."""
+MEDIAN_SAMPLES = 2
+"""Other runs that a run must be compared with before the median rule may stop it. Ray's own 3 would prune nothing in a
+sweep of three configurations."""
 
 
-class Asha(FIFOScheduler):
-    """Stops trials by asynchronous successive halving among the trials of the same precision.
+class HyperBand(HyperBandScheduler):
+    """Ray's HyperBand, in which a bracket that loses a trial after its first halving goes on."""
 
-    A result without the metric counts as NaN. Trials at ``max_t`` are left to end by themselves, so that only a trial
-    that lost a rung is stopped.
-
-    Args:
-        rule: decides who goes on.
-        metric: the key of a result to rank by.
-        mode: ``"max"`` or ``"min"``, the rule's own.
-    """
-
-    def __init__(self, rule: SuccessiveHalving, metric: str, mode: str) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.rule = rule
-        self._metric: str = metric
-        self._mode = mode
-
-    def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
-        """Whether metric and mode, where given, are the ones that the scheduler has already."""
-        return metric in (None, self._metric) and mode in (None, self._mode)
-
-    def on_trial_result(self, tune_controller: Any, trial: Trial, result: Mapping[str, Any]) -> str:
-        """``STOP`` where the trial lost a rung, else ``CONTINUE``."""
-        goes_on = self._report(trial, result)
-        return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
-
-    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: Mapping[str, Any]) -> None:
-        """Records the last result: Tune does not announce it where the trial ended with it."""
-        self._report(trial, result)
-
-    def replay(self, reports: Iterable[tuple[str, str, int, float]]) -> None:
-        """Records what an interrupted sweep reported, so that a resumed one judges alike.
-
-        Args:
-            reports: precision, trial id, number of the report (from 1) and metric (NaN where unknown), in their order.
-        """
-        for precision, trial_id, t, value in reports:
-            self.rule.report(precision, trial_id, t, value)
-
-    def debug_string(self) -> str:
-        """One line: the rungs, and how many trials of each precision reached them."""
-        reached = ", ".join(f"{stratum} {self.rule.num_recorded(stratum)}" for stratum in self.rule.strata)
-        return f"Asha: rungs {self.rule.rungs}, reached by {reached or 'none'}, {self.rule.num_stopped} stopped"
-
-    def save(self, checkpoint_path: str) -> None:
-        """Writes the rule's records to a file."""
-        with open(checkpoint_path, "wb") as file:
-            pickle.dump(self.rule, file)
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Takes the rule's records from a file that :meth:`save` wrote."""
-        with open(checkpoint_path, "rb") as file:
-            self.rule = pickle.load(file)
-
-    def _report(self, trial: Trial, result: Mapping[str, Any]) -> bool:
-        if TIME not in result:
-            return True
-        spec = trial.config["spec"]
-        value = result.get(self._metric)
-        # The sweep's own trial id, unlike Tune's, survives a resume.
-        trial_id = spec.get("trial_id", trial.trial_id)
-        return self.rule.report(spec["precision"], trial_id, result[TIME], math.nan if value is None else float(value))
+    def _process_bracket(self, tune_controller: Any, bracket: Any) -> str:
+        """Halves the bracket where all of its trials have come far enough."""
+        try:
+            return str(super()._process_bracket(tune_controller, bracket))
+        finally:
+            bracket.is_being_processed = False  # Ray never takes it back
 
 
 def _asha(sweep: "Sweep", metric: str, mode: str, max_t: int) -> TrialScheduler:
@@ -88,16 +40,56 @@ def _asha(sweep: "Sweep", metric: str, mode: str, max_t: int) -> TrialScheduler:
     return Asha(rule, metric, mode)
 
 
+def _hyperband(sweep: "Sweep", metric: str, mode: str, max_t: int) -> TrialScheduler:
+    def build(precision: str) -> Shielded:
+        # The best of a bracket run on until they end by themselves: Ray's last milestone may lie before max_t.
+        scheduler = HyperBand(TIME, metric, mode, max_t, sweep.reduction_factor, stop_last_trials=False)
+        return Shielded(scheduler, metric, mode)
+
+    return PerPrecision(build, metric)
+
+
+def _median(sweep: "Sweep", metric: str, mode: str, max_t: int) -> TrialScheduler:
+    def build(precision: str) -> Shielded:
+        scheduler = MedianStoppingRule(
+            time_attr=TIME,
+            metric=metric,
+            mode=mode,
+            grace_period=sweep.grace_period,
+            min_samples_required=MEDIAN_SAMPLES,
+            min_time_slice=math.inf,  # type: ignore[arg-type]  # else a run without company yields to those that wait
+        )
+        return Shielded(scheduler, metric, mode)
+
+    return PerPrecision(build, metric)
+
+
+def _pbt(sweep: "Sweep", metric: str, mode: str, max_t: int) -> TrialScheduler:
+    domains = mutable(sweep.space)
+
+    def build(precision: str) -> Shielded:
+        seed = stream("pbt", sweep.seed, precision)
+        return ShieldedPopulation(Population(domains, metric, mode, sweep.grace_period, seed), metric, mode)
+
+    return PerPrecision(build, metric)
+
+
 def _fifo(sweep: "Sweep", metric: str, mode: str, max_t: int) -> TrialScheduler:
     return FIFOScheduler()
 
 
-BUILDERS: Mapping[str, Callable[["Sweep", str, str, int], TrialScheduler]] = {"asha": _asha, "fifo": _fifo}
+BUILDERS: Mapping[str, Callable[["Sweep", str, str, int], TrialScheduler]] = {
+    "asha": _asha,
+    "hyperband": _hyperband,
+    "median": _median,
+    "pbt": _pbt,
+    "fifo": _fifo,
+}
 """How each scheduler is built, by the name that :class:`~sweeps.engine.sweep.Sweep` accepts."""
 
 
 def make_scheduler(sweep: "Sweep", metric: str, mode: str, max_t: int) -> TrialScheduler:
-    """The scheduler that a sweep names; a Ray scheduler object is handed on as it is.
+    """The scheduler that a sweep names, or its Ray scheduler object behind a shield.
 
     Args:
         sweep: names the scheduler and its settings.
@@ -106,12 +98,8 @@ def make_scheduler(sweep: "Sweep", metric: str, mode: str, max_t: int) -> TrialS
         max_t: reports of a full trial, at least 1.
 
     Raises:
-        SweepError: the scheduler is neither a known name nor a Ray scheduler.
+        SweepError: the scheduler is neither a known name nor a Ray scheduler that works here.
     """
-    if isinstance(sweep.scheduler, TrialScheduler):
-        sweep.scheduler.set_search_properties(metric, mode)  # kept where it has its own
-        return sweep.scheduler
     if not isinstance(sweep.scheduler, str):
-        remedy = f"use a ray.tune.schedulers object or one of {', '.join(BUILDERS)}"
-        refuse("scheduler", "must be a name or a Ray Tune scheduler", sweep.scheduler, remedy)
+        return adopt(check_given(sweep), metric, mode)
     return BUILDERS[one_of("scheduler", sweep.scheduler, BUILDERS)](sweep, metric, mode, max_t)

@@ -1,5 +1,6 @@
 """Search spaces: hyperparameters by name, checked, read from flags, and turned into plain data and back."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
@@ -17,6 +18,7 @@ from sweeps.search.domains import (
     scalar,
     uniform,
 )
+from sweeps.search.hyperparameters import check_values, telling_values
 
 __all__ = [
     "Domain",
@@ -51,7 +53,8 @@ def check_space(space: object) -> dict[str, Domain | Scalar]:
         space: a mapping from names to domains or scalars.
 
     Raises:
-        SweepError: a name is reserved or not a string, or a value is neither a domain nor a scalar.
+        SweepError: a name is reserved or not a string, a value is neither a domain nor a scalar, or a hyperparameter
+            that the loop reads may get a value that it cannot use.
     """
     if not isinstance(space, Mapping):
         refuse("space", "must map names to domains", space, 'for example {"learning_rate": loguniform(1e-5, 1e-3)}')
@@ -61,6 +64,7 @@ def check_space(space: object) -> dict[str, Domain | Scalar]:
         if name in RESERVED:
             refuse("space", "cannot hold the precision or the seed", name, RESERVED[name])
         checked[name] = value if isinstance(value, Domain) else scalar(f"space[{name!r}]", value)
+    check_values({name: telling_values(value) for name, value in checked.items()}, "space['{}']")
     return checked
 
 
@@ -79,9 +83,14 @@ def parse_domain(written: str) -> Domain | Scalar:
     if kind in DOMAINS:
         return _parse_bounds(kind, bounds)
     misspelt = did_you_mean(kind, DOMAINS) if colon else ""
-    if misspelt:
-        refuse("domain", f"must be one of {', '.join(DOMAINS)} or a constant", written, misspelt.strip())
+    if misspelt or _LIKE_A_DOMAIN.fullmatch(written):
+        remedy = misspelt.strip() or "use one of them"
+        refuse("domain", f"must be one of {', '.join(DOMAINS)} or a constant", written, remedy)
     return parse_scalar(written)
+
+
+_LIKE_A_DOMAIN = re.compile(r"[a-z_]+(:[-+.0-9e]+){2,}|[a-z_]+:[^:/\s]+,\S*", re.IGNORECASE)
+"""A word with bounds or a list, as ``normal:0:1``: a domain of a kind that there is not, rather than a constant."""
 
 
 def parse_scalar(written: str) -> Scalar:
@@ -90,7 +99,9 @@ def parse_scalar(written: str) -> Scalar:
     Raises:
         SweepError: nothing was written, or NaN or an infinity.
     """
-    stripped = text("value", written, "write a number, true, false or a word").strip()
+    stripped = written.strip()
+    if not stripped:
+        refuse("value", "must not be empty", written, "write a number, true, false or a word")
     if stripped.lower() in ("true", "false"):
         return stripped.lower() == "true"
     for convert in (int, float):

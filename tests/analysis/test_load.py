@@ -79,7 +79,7 @@ def test_a_last_line_that_lacks_only_its_newline_counts(tmp_path):
 def test_a_malformed_line_elsewhere_is_named(tmp_path, bad):
     folder = write_sweep(tmp_path, [trial("a")])
     append(folder, bad + "\n" + json.dumps(trial("b")) + "\n")
-    with pytest.raises(ResultsError, match=r"-7-1\.jsonl:2: not a record of the journal") as error:
+    with pytest.raises(ResultsError, match=r"-7-1\.jsonl:2: must be a record of the journal, got ") as error:
         load(folder)
     assert "\n" not in str(error.value)
 
@@ -131,17 +131,29 @@ def test_reports_in_unusual_forms_count(tmp_path, line, step):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"kind": "report", "trial_id": "a"}{"kind": "report", "trial_id": "a"}', r":3: not a record of the journal"),
-        ('{"kind": "report", "trial_id": "a"', r":3: not a record of the journal"),
-        ('{"kind": "report", "trial_id": null}', r":3: not a record of the journal"),
-        ('{"kind": "report", "step": 2}', r":3: not a record of the journal"),
-        ('{"kind": "report", "trial_id": 7}', r":3: not a record of the journal"),
-        ('{"kind": "report", "trial_id": "a", "step": 2.5}', "column step: not every value is Int64"),
-        ('{"kind": "report", "trial_id": "a", "step": 99999999999999999999}', "column step: not every value is Int64"),
-        ('{"kind": "report", "trial_id": "a", "val_loss": "low"}', "column val_loss: not every value is float64"),
-        ('{"kind": "report", "trial_id": "a", "val_f1": "low"}', "column val_f1: not every value is float64"),
-        ('{"kind": "report", "trial_id": "a", "val_f1": "2026-11-23"}', "column val_f1: not every value is float64"),
-        ('{"kind": "report", "trial_id": "a", "val_f1": [1]}', "column val_f1: not every value is float64"),
+        (
+            '{"kind": "report", "trial_id": "a"}{"kind": "report", "trial_id": "a"}',
+            r":3: must be a record",
+        ),
+        ('{"kind": "report", "trial_id": "a"', r":3: must be a record"),
+        ('{"kind": "report", "trial_id": null}', r":3: must be a record"),
+        ('{"kind": "report", "step": 2}', r":3: must be a record"),
+        ('{"kind": "report", "trial_id": 7}', r":3: must be a record"),
+        ('{"kind": "report", "trial_id": "a", "step": 2.5}', "column step: must hold values of Int64"),
+        (
+            '{"kind": "report", "trial_id": "a", "step": 99999999999999999999}',
+            "column step: must hold values of Int64",
+        ),
+        (
+            '{"kind": "report", "trial_id": "a", "val_loss": "low"}',
+            "column val_loss: must hold values of float64",
+        ),
+        ('{"kind": "report", "trial_id": "a", "val_f1": "low"}', "column val_f1: must hold values of float64"),
+        (
+            '{"kind": "report", "trial_id": "a", "val_f1": "2026-11-23"}',
+            "column val_f1: must hold values of float64",
+        ),
+        ('{"kind": "report", "trial_id": "a", "val_f1": [1]}', "column val_f1: must hold values of float64"),
     ],
 )
 def test_a_wrong_report_is_named(tmp_path, line, message):
@@ -242,22 +254,35 @@ def test_timings_have_a_row_per_arm(tmp_path):
     ("prepare", "message"),
     [
         (lambda path: None, "no such folder"),
-        (lambda path: path.mkdir(), "the folder is empty"),
-        (lambda path: path.write_text("x"), "not a folder"),
+        (lambda path: path.mkdir(), "it is empty"),
+        (lambda path: path.write_text("x"), "it is no folder"),
         (lambda path: (path.mkdir(), (path / "x").touch()), "it has no sweep.json"),
-        (lambda path: write_sweep(path / "digits-9"), r"it holds 1; pass one, such as .*digits-9"),
-        (lambda path: write_sweep(path, schema=2), "schema 2, and this ampsweep reads up to 1; upgrade ampsweep"),
-        (lambda path: write_sweep(path, schema="1"), "schema is '1'"),
-        (lambda path: write_sweep(path, mode="best"), "mode is 'best'; expected max or min"),
-        (lambda path: write_sweep(path, metric=None), "metric is None"),
-        (lambda path: write_sweep(path, baselines="fp32"), "baselines is 'fp32'; expected a list"),
-        (lambda path: write_sweep(path, [trial("a", config=[1])]), r":1: not a record of the journal"),
-        (lambda path: write_sweep(path, [timing("c", 0, [arm("fp32", ["x"])])]), r":1: not a record of the journal"),
-        (lambda path: write_sweep(path, [trial("a", steps=2**70)]), "column steps: not every value is Int64"),
-        (lambda path: (write_sweep(path) / "sweep.json").write_text("{"), "not valid JSON"),
-        (lambda path: (write_sweep(path) / "sweep.json").write_text("[]"), "expected a JSON object, got list"),
-        (lambda path: write_sweep(path, [trial("a", steps="many")]), "column steps: not every value is Int64"),
-        (lambda path: write_sweep(path, [trial("a", val_loss="low")]), "column val_loss: not every value is float64"),
+        (lambda path: write_sweep(path / "digits-9"), r"it holds 1 of them.*pass one, such as .*digits-9"),
+        (lambda path: write_sweep(path, schema=2), r"sweep.json, schema: must be at most 1, got 2; .*upgrade"),
+        (lambda path: write_sweep(path, schema="1"), "schema: must be a whole number from 1, got '1'"),
+        (lambda path: write_sweep(path, mode="best"), "mode: must be max or min, got 'best'"),
+        (lambda path: write_sweep(path, metric=None), "metric: must be a name, got None"),
+        (lambda path: write_sweep(path, baselines="fp32"), "baselines: must be a list of names, got 'fp32'"),
+        (lambda path: write_sweep(path, [trial("a", config=[1])]), r":1: must be a record"),
+        (
+            lambda path: write_sweep(path, [timing("c", 0, [arm("fp32", ["x"])])]),
+            r":1: must be a record",
+        ),
+        (lambda path: write_sweep(path, [trial("a", steps=2**70)]), "column steps: must hold values of Int64"),
+        (lambda path: write_sweep(path, precisions=[3]), "precisions: must be a list of names"),
+        (lambda path: write_sweep(path, run_name=3), "run_name: must be a name"),
+        (lambda path: write_sweep(path, space=3), "space: must be an object"),
+        (lambda path: write_sweep(path, confirm=3), "confirm: must be an object"),
+        (lambda path: write_sweep(path, confirm={"margin": "x"}), "confirm: must be an object with numbers"),
+        (lambda path: (path / "sweep.json").mkdir(parents=True), "must be a readable file"),
+        (lambda path: (write_sweep(path) / "journal" / "a-0.jsonl").mkdir(), "must be a readable file"),
+        (lambda path: (write_sweep(path) / "sweep.json").write_text("{"), "must be valid JSON"),
+        (lambda path: (write_sweep(path) / "sweep.json").write_text("[]"), "must be a JSON object, got 'list'"),
+        (lambda path: write_sweep(path, [trial("a", steps="many")]), "column steps: must hold values of Int64"),
+        (
+            lambda path: write_sweep(path, [trial("a", val_loss="low")]),
+            "column val_loss: must hold values of float64",
+        ),
     ],
 )
 def test_bad_input_is_one_clear_line(tmp_path, prepare, message):
@@ -265,13 +290,15 @@ def test_bad_input_is_one_clear_line(tmp_path, prepare, message):
     with pytest.raises(ResultsError, match=message) as error:
         load(tmp_path / "run")
     assert "\n" not in str(error.value)
+    assert ", got " in str(error.value)
+    assert "; " in str(error.value)
     assert isinstance(error.value, ValueError)
 
 
 def test_nothing_and_remote_folders_are_refused():
-    with pytest.raises(ResultsError, match="no folder given"):
+    with pytest.raises(ResultsError, match="results: must name at least one folder"):
         load()
-    with pytest.raises(ResultsError, match=r"s3://bucket/run: only local folders"):
+    with pytest.raises(ResultsError, match="results: must be a local folder in this version, got 's3://bucket/run'"):
         load("s3://bucket/run")
 
 
@@ -284,7 +311,7 @@ def test_several_sweeps_are_stacked(tmp_path):
     assert results.trials["sweep"].tolist() == results.history["sweep"].tolist() == ["digits-1", "other"]
     assert results.trials["config/x"].tolist() == [1.0, 0.5]
     assert {"best_val_accuracy", "best_val_f1"} <= set(results.trials)
-    with pytest.raises(ResultsError, match="runs of the same name"):
+    with pytest.raises(ResultsError, match="must be of runs with different names"):
         load(one, one)
 
 
@@ -297,9 +324,9 @@ def test_examples_are_read_when_asked_for(tmp_path):
     assert examples.tolist() == [1.0, 0.0, 1.0]
     assert results.examples("u") is None
     (folder / "examples" / "t.npy").write_bytes(b"torn")
-    with pytest.raises(ResultsError, match=r"t\.npy: not a NumPy array"):
+    with pytest.raises(ResultsError, match=r"t\.npy: must be a NumPy array"):
         results.examples("t")
-    with pytest.raises(ResultsError, match="sweep='x' is not among the loaded ones"):
+    with pytest.raises(ResultsError, match="sweep: must be among the loaded ones, got 'x'"):
         results.examples("t", "x")
 
 

@@ -44,7 +44,7 @@ def test_summary_by_several_columns_and_missing_values(tmp_path):
     by_width = results.summary("config/width")
     assert by_width["num_trials"].sum() == 6
     assert by_width["config/width"].isna().sum() == 1
-    with pytest.raises(ResultsError, match="by='speed' is not a column of trials; use one such as sweep, stage"):
+    with pytest.raises(ResultsError, match="by: must be columns of trials, got 'speed'; use one such as sweep, stage"):
         results.summary("speed")
     with pytest.raises(ResultsError):
         results.summary([])
@@ -66,7 +66,7 @@ def test_sweeps_of_different_metrics_are_told_apart(tmp_path):
     assert table["sweep"].tolist() == ["digits-1", "digits-1", "other"]
     assert table["best_val_f1"][2] == 0.5
     assert table.attrs["exploratory"] is True
-    with pytest.raises(ResultsError, match="different metrics"):
+    with pytest.raises(ResultsError, match="must be asked of sweeps of one metric"):
         results.best()
 
 
@@ -83,7 +83,9 @@ def test_best_of_one_precision_ignores_what_diverged(tmp_path):
     results = load(write_sweep(tmp_path, TRIALS))
     best = results.best("bf16-mixed")
     assert (best.trial_id, best.checkpoint) == ("d", None)
-    with pytest.raises(ResultsError, match="no completed or pruned trial of fp8-rowwise has a val_accuracy"):
+    with pytest.raises(
+        ResultsError, match="must find a completed or pruned trial of fp8-rowwise that has a val_accuracy"
+    ):
         results.best("fp8-rowwise")
 
 

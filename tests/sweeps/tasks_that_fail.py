@@ -2,6 +2,7 @@
 
 import os
 import signal
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -19,12 +20,12 @@ def build(config):
     inputs = torch.linspace(-1, 1, 256 * 8).reshape(256, 8).sin()
     labels = (inputs.sum(1) > 0).long()
     data = TensorDataset(inputs, labels)
-    return Task(nn.Linear(8, 2), data, data, loss=Loss(fault))
+    return Task(nn.Linear(8, 2), data, data, loss=Loss(fault, config.get("marker", "")))
 
 
 class Loss:
-    def __init__(self, fault):
-        self.fault, self.calls = fault, 0
+    def __init__(self, fault, marker):
+        self.fault, self.calls, self.marker = fault, 0, Path(marker)
 
     def __call__(self, outputs, batch):
         self.calls += 1
@@ -32,7 +33,17 @@ class Loss:
             raise RuntimeError("planted in the fourth call")
         if self.fault == "kill" and self.calls > 3:
             os.kill(os.getpid(), signal.SIGKILL)
-        if self.fault == "kill in confirm" and torch.initial_seed() >= 2**30 and self.calls > 9:  # in the second epoch
+        confirming, in_second_epoch = torch.initial_seed() >= 2**30, self.calls > 9
+        if self.fault == "raise in confirm" and confirming:
+            raise RuntimeError("planted in confirm")
+        if self.fault == "kill in confirm" and confirming and in_second_epoch:
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.fault == "kill once" and confirming == ("confirm" in self.marker.name) and in_second_epoch:
+            self.kill_unless_marked()
         loss = nn.functional.cross_entropy(outputs, batch[-1])
         return loss * float("nan") if self.fault == "diverge" and self.calls > 3 else loss
+
+    def kill_unless_marked(self):
+        if not self.marker.exists():
+            self.marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)

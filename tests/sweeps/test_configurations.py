@@ -1,15 +1,20 @@
 import hashlib
+import itertools
 import json
 import subprocess
 import sys
+import warnings
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import qmc
 
 from sweeps.search.checks import SweepError
-from sweeps.search.configurations import config_id, grid, read_points, sample, samples, split_point, stream
+from sweeps.search.configurations import config_id, grid, read_points, sample, samples, sobol, split_point, stream
 from sweeps.search.space import choice, loguniform, quniform, randint, uniform
 
 ROOT = Path(__file__).parents[2]
@@ -111,6 +116,57 @@ def test_grid_of_nothing_is_one_configuration() -> None:
     assert list(grid({})) == [{}]
 
 
+def first(space: dict, seed: int, count: int) -> list[dict]:
+    return list(itertools.islice(sobol(space, seed), count))
+
+
+@given(st.integers(0, 2**80), st.integers(1, 20), st.integers(0, 20))
+def test_more_configurations_of_sobol_extend_fewer(seed: int, count: int, more: int) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # scipy warns of numbers of points that are no power of 2
+        assert first(SPACE, seed, count + more)[:count] == first(SPACE, seed, count)
+
+
+def test_sobol_is_scipys_scrambled_sequence() -> None:
+    names = sorted(set(SPACE) - {"optimizer"})
+    points = qmc.Sobol(len(names), rng=np.random.default_rng(stream("sobol", 5))).random(32)
+    assert first(SPACE, 5, 32) == [
+        {name: SPACE[name].draw(point[names.index(name)]) if name in names else "adamw" for name in SPACE}
+        for point in points.tolist()
+    ]
+
+
+def test_sobol_spreads_evenly_over_every_parameter() -> None:
+    space = {"width": choice([8, 16, 32, 64]), "layers": randint(0, 8), "rate": loguniform(1e-4, 1), "seed_of": "x"}
+    drawn = first(space, 0, 16)
+    assert Counter(config["width"] for config in drawn) == dict.fromkeys([8, 16, 32, 64], 4)
+    assert Counter(config["layers"] for config in drawn) == dict.fromkeys(range(8), 2)
+    assert Counter(np.floor(np.log10(config["rate"])) for config in drawn) == dict.fromkeys([-4, -3, -2, -1], 4)
+
+
+def test_sobol_depends_on_space_and_seed_but_not_on_constants_and_order() -> None:
+    reordered = {"constant": 1, **dict(reversed(SPACE.items()))}
+    assert [config | {"constant": 1} for config in first(SPACE, 7, 8)] == first(reordered, 7, 8)
+    rates = {config["learning_rate"] for seed in (0, 1, 2**32, 2**32 + 1) for config in first(SPACE, seed, 8)}
+    assert len(rates) == 32
+    assert first({"optimizer": "adamw"}, 0, 3) == [{"optimizer": "adamw"}] * 3
+
+
+def test_only_sobol_loads_scipy() -> None:
+    program = (
+        "import sys; from sweeps import Sweep, loguniform; from sweeps.search.plan import plan_search\n"
+        "sweep = Sweep(name='s', task='t:b', space={'lr': loguniform(1e-4, 1e-2)}, searcher=sys.argv[1])\n"
+        "before = 'scipy' in sys.modules; plan_search(sweep, ['fp32']); print(before, 'scipy' in sys.modules)"
+    )
+
+    def loaded(searcher: str) -> str:
+        words = [sys.executable, "-c", program, searcher]
+        return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+    assert loaded("random") == "False False"
+    assert loaded("sobol") == "False True"
+
+
 def test_config_id_by_hand() -> None:
     expected = hashlib.sha256(b'{"a":64,"b":0.001}').hexdigest()[:8]
     assert config_id({"b": 1e-3, "a": 64}) == expected == config_id({"a": 64, "b": 0.001})
@@ -160,7 +216,7 @@ def test_points_are_read_in_order(tmp_path: Path) -> None:
         ('{"lr": 1, "precision": "bf61-mixed"}', "points, line 3, precision: .*did you mean 'bf16-mixed'"),
         ('{"lr": 1, "seed": -1}', "points, line 3, seed: "),
         ('{"lr": 1, "seed": 1.5}', "points, line 3, seed: "),
-        ('{"lr": 1, "seed": 4294967296}', "points, line 3, seed: must be at most 4294967295"),
+        ('{"lr": 1, "seed": 4294967296}', "points, line 3, seed: must be a whole number of at most 4294967295"),
         ('{"learning_rate": 1}', "points, line 3: must name the first line's hyperparameters, got 'learning_rate'"),
         ('{"lr": 1, "width": 2}', "points, line 3: must name the first line's hyperparameters, got 'lr, width'"),
         ("[" * 100_000, "points, line 3: must be a JSON object"),

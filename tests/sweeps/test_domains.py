@@ -74,7 +74,7 @@ def test_loguniform_is_the_geometric_interpolation(bounds: tuple[float, float], 
     assert math.log(value) == pytest.approx(math.log(low) + unit * (math.log(high) - math.log(low)), rel=1e-9, abs=1e-9)
 
 
-@given(st.integers(-(10**20), 10**20), st.integers(1, 10**20), units)
+@given(st.integers(-(10**20), 10**20), st.integers(1, 2**53), units)
 def test_randint_excludes_high(low: int, width: int, unit: float) -> None:
     assert low <= randint(low, low + width).draw(unit) < low + width
 
@@ -86,6 +86,14 @@ def test_quniform_gives_exact_decimals(start: int, steps: int, digits: int, unit
 
     value = quniform(decimal(start), decimal(start + steps), decimal(1)).draw(unit)
     assert value in [decimal(start + step) for step in range(steps + 1)]
+
+
+def test_the_nearest_step_is_exact_and_within_bounds() -> None:
+    domain = quniform(0.05, 0.35, 0.1)
+    assert [domain.nearest(value) for value in (-1, 0.05, 0.15000000000000002, 0.24, 0.3, 7)] == [
+        *(0.05, 0.05, 0.15),
+        *(0.25, 0.25, 0.35),
+    ]
 
 
 def test_numbers_of_numpy_become_plain() -> None:

@@ -12,6 +12,7 @@ from analysis.schema import HISTORY_COLUMNS, TRIAL_COLUMNS
 from sweeps import Sweep, SweepError
 from sweeps.engine import rows
 from sweeps.engine.journal import Journal, write_declaration
+from sweeps.search.checks import Unfinished
 from sweeps.search.plan import PlannedTrial
 from trainables.report import TrialReport
 
@@ -53,6 +54,26 @@ def test_one_driver_at_a_time_and_a_file_for_each(tmp_path: Path, monkeypatch: p
     with Journal(tmp_path) as second:
         second.write("trial", {"trial_id": "b"})
     assert len(list((tmp_path / "journal").iterdir())) == 2
+
+
+def test_what_a_driver_made_it_can_take_back_and_nothing_else(tmp_path: Path):
+    (tmp_path / "mine.txt").write_text("kept")
+    with Journal(tmp_path / "new" / "run") as journal, Journal(tmp_path) as here:
+        for one in (journal, here):
+            one.write("trial", {"trial_id": "a", "stage": "probe"})
+            write_declaration(one.folder, {"name": "digits"})
+        here.take_back()
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.txt", "new"]
+        (tmp_path / "new" / "other").mkdir()
+        journal.take_back()
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["other"]
+
+
+def test_a_disk_that_fills_up_ends_the_run_in_one_line_and_keeps_it(tmp_path: Path):
+    journal = Journal(tmp_path)
+    (tmp_path / "journal" / f"{journal._writer}-0.jsonl").symlink_to("/dev/full")
+    with pytest.raises(Unfinished, match=r"storage: .* can no longer be written \(No space left on device\)"), journal:
+        journal.write("trial", {"trial_id": "a", "stage": "search"})
 
 
 def test_a_folder_that_cannot_be_written_is_refused():

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sweeps.engine.rows import started
 from sweeps.engine.sweep import Sweep
 from sweeps.search.checks import SweepError
 from sweeps.search.configurations import config_id, sample
@@ -16,6 +17,8 @@ from sweeps.search.plan import (
     plan_confirm,
     plan_left_out,
     plan_search,
+    preview,
+    recorded_trial,
     search_seed,
 )
 from sweeps.search.space import choice, loguniform
@@ -73,6 +76,25 @@ def test_grid_ends_by_itself_or_at_num_trials() -> None:
         (width, precision) for width in (16, 32, 64) for precision in ("fp32", "bf16-mixed")
     ]
     assert plan_search(declare(space=space, searcher="grid", num_trials=4), ["fp32", "bf16-mixed"]) == whole[:4]
+
+
+def test_sobol_is_crossed_with_precisions_and_more_trials_extend_fewer() -> None:
+    more = plan_search(declare(searcher="sobol", num_trials=16), ["fp32", "bf16-mixed"])
+    assert plan_search(declare(searcher="sobol", num_trials=8), ["fp32", "bf16-mixed"]) == more[:8]
+    assert [trial.config for trial in more[::2]] == [trial.config for trial in more[1::2]]
+    alone = plan_search(declare(searcher="sobol", num_trials=8), ["bf16-mixed"])
+    assert alone == more[1::2]
+
+
+def test_a_preview_is_the_number_of_trials_and_the_first() -> None:
+    plan = plan_search(declare(num_trials=5), ["fp32", "bf16-mixed"])
+    assert preview(declare(num_trials=5), ["fp32", "bf16-mixed"]) == (5, plan[0])
+
+
+def test_a_run_is_known_again_by_its_row() -> None:
+    for trial in plan_search(declare(num_trials=4), ["fp32", "bf16-mixed"]):
+        row = json.loads(json.dumps(started(trial, "search", 1, 0)))
+        assert recorded_trial(row) == trial
 
 
 def test_no_precision_left_means_no_run(tmp_path: Path) -> None:

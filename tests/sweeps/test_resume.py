@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -16,6 +17,7 @@ from sweeps import Confirm, Sweep, SweepError, choice, loguniform, run
 from sweeps.engine.resume import find_run, read_past
 from trainables.loading import find_task
 
+NUM_TRIALS = 4
 ROOT = Path(__file__).parent.parent.parent
 SCRIPT = """
 from sweeps import Confirm, Sweep, choice, loguniform, main
@@ -26,10 +28,12 @@ sweep = Sweep(
     precisions=("fp32", "bf16-mixed"),
     metric="val_accuracy",
     num_trials=4,
-    max_epochs=2,
-    scheduler="fifo",
+    max_epochs=4,
+    reduction_factor=2,
     confirm=Confirm(num_seeds=2),
     run_name="first",
+    cpus_per_trial=1.5,
+    checkpoint_every_s=0,
 )
 if __name__ == "__main__":
     main(sweep)
@@ -43,37 +47,69 @@ def declared(storage: Path, **changes: object) -> Sweep:
         "space": {"learning_rate": loguniform(1e-3, 1e-2), "width": choice([4, 8])},
         "precisions": ("fp32", "bf16-mixed"),
         "metric": "val_accuracy",
-        "num_trials": 4,
-        "max_epochs": 2,
-        "scheduler": "fifo",
+        "num_trials": NUM_TRIALS,
+        "max_epochs": 4,
+        "reduction_factor": 2,
         "confirm": Confirm(num_seeds=2),
+        "cpus_per_trial": 1.5,  # one trial at a time, of one thread
         "run_name": "first",
         "storage": str(storage),
     }
     return Sweep(**{**known, **changes})
 
 
-MEASURED = ["stage", "trial_id", "status", "precision", "seed", "epochs", "steps", "val_accuracy", "val_loss"]
-"""Columns that do not depend on when a trial ran."""
+TIMES = ["train_s", "wall_s", "step_ms", "samples_per_s", "started_at", "ended_at"]
+"""Columns that depend on when a trial ran."""
 
 
 def outcome(folder: Path) -> pd.DataFrame:
+    """All that does not depend on time or place."""
     trials = load(folder).trials
-    return trials[trials["stage"] != "probe"][MEASURED].sort_values("trial_id").reset_index(drop=True)
+    trials["checkpoint"] = [path if pd.isna(path) else Path(path).relative_to(folder) for path in trials["checkpoint"]]
+    trials = trials[trials["stage"] != "probe"].drop(columns=[*TIMES, "node"])
+    return trials.sort_values("trial_id").reset_index(drop=True)
+
+
+def history(folder: Path) -> pd.DataFrame:
+    return load(folder).history.sort_values(["trial_id", "step"]).reset_index(drop=True)
 
 
 @pytest.fixture(scope="module")
-def undisturbed(ray_address: str, tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+def undisturbed(ray_address: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     storage = tmp_path_factory.mktemp("undisturbed")
     run(declared(storage))
-    return outcome(storage / "first")
+    return storage / "first"
 
 
-def num_ended(folder: Path, stage: str) -> int:
-    lines = [json.loads(line) for file in folder.glob("journal/*.jsonl") for line in file.read_text().splitlines()]
-    return sum(
-        line["kind"] == "trial" and line["trial_id"].startswith(stage) and line["status"] != "running" for line in lines
-    )
+def records(folder: Path) -> list[dict]:
+    """What the journal holds at this moment, without a line that is being written."""
+    lines = [line for file in sorted(folder.glob("journal/*.jsonl")) for line in file.read_text().split("\n")[:-1]]
+    return [json.loads(line) for line in lines]
+
+
+def num_ended(found: list[dict], stage: str) -> int:
+    ended = {r["trial_id"] for r in found if r["kind"] == "trial" and r.get("status", "running") != "running"}
+    return sum(trial_id.startswith(stage) for trial_id in ended)
+
+
+def in_a_trial(stage: str, ended: int) -> Callable[[list[dict]], bool]:
+    """So many trials of a stage have ended, and another has reported."""
+
+    def reached(found: list[dict]) -> bool:
+        running = found[-1]["kind"] == "report" and found[-1]["trial_id"].startswith(stage)
+        return num_ended(found, stage) >= ended and running
+
+    return reached
+
+
+def in_timing(num_timed: int, confirmed: int) -> Callable[[list[dict]], bool]:
+    """The search is over; so many pairs have been timed and so many full runs made, and the next pair is at work."""
+
+    def reached(found: list[dict]) -> bool:
+        timed = sum(record["kind"] == "timing" for record in found)
+        return (num_ended(found, "search"), num_ended(found, "confirm"), timed) == (NUM_TRIALS, confirmed, num_timed)
+
+    return reached
 
 
 def start(folder: Path, *flags: str) -> subprocess.Popen[str]:
@@ -81,40 +117,67 @@ def start(folder: Path, *flags: str) -> subprocess.Popen[str]:
     return subprocess.Popen(words, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
-def end(driver: subprocess.Popen[str], how: signal.Signals, folder: Path, stage: str, after: int) -> str:
-    """Ends a driver by a signal once so many trials of a stage have ended; what it wrote to standard error."""
+def interrupt(
+    driver: subprocess.Popen[str], how: signal.Signals, folder: Path, reached: Callable[[list[dict]], bool]
+) -> str:
+    """Ends a driver by a signal once its journal has reached a point; what it wrote to standard error."""
     deadline = time.monotonic() + 120
-    while num_ended(folder, stage) < after:
+    while not ((found := records(folder)) and reached(found)):
         assert driver.poll() is None, driver.stderr.read()
         assert time.monotonic() < deadline
-        time.sleep(0.05)
+        time.sleep(0.02)
     os.kill(driver.pid, how)
     return driver.communicate(timeout=60)[1]
 
 
+INTERRUPTIONS = [
+    (signal.SIGKILL, in_a_trial("search", ended=1)),
+    (signal.SIGINT, in_a_trial("search", ended=2)),
+    (signal.SIGTERM, in_timing(num_timed=0, confirmed=0)),
+    (signal.SIGKILL, in_timing(num_timed=0, confirmed=0)),
+    (signal.SIGKILL, in_a_trial("confirm", ended=1)),
+    (signal.SIGTERM, in_a_trial("confirm", ended=2)),
+    (signal.SIGINT, in_timing(num_timed=1, confirmed=4)),
+]
+
+
 @pytest.mark.ray
-def test_a_driver_that_is_ended_in_search_and_in_confirm_goes_on(undisturbed: pd.DataFrame, tmp_path: Path):
+def test_a_driver_that_is_ended_in_any_stage_goes_on(undisturbed: Path, tmp_path: Path):
     (tmp_path / "tiny.py").write_text(SCRIPT)
     folder = tmp_path / "runs" / "first"
-    end(start(tmp_path), signal.SIGKILL, folder, "search", after=2)
-    interrupted = start(tmp_path, "--resume")
-    errors = end(interrupted, signal.SIGTERM, folder, "confirm", after=1)
-    assert interrupted.returncode == 1
-    assert errors.splitlines()[-1].startswith("error: interrupted")
-    assert "Traceback" not in errors
-    before = {t.trial_id: t.ended_at for t in load(folder).trials.itertuples() if t.status != "running"}
-    assert len(before) >= 2 + 4 + 1
+    shown, ended, flags = [], {}, []
+    for how, reached in INTERRUPTIONS:
+        driver = start(tmp_path, *flags)
+        errors = interrupt(driver, how, folder, reached)
+        if how != signal.SIGKILL:
+            assert driver.returncode == 1
+            assert errors.splitlines()[-1].startswith("error: interrupted")
+            assert "Traceback" not in errors
+        shown.append(history(folder))
+        ended |= {t.trial_id: t.ended_at for t in load(folder).trials.itertuples() if t.status != "running"}
+        flags = ["--resume"]
     last = start(tmp_path, "--resume")
     _, errors = last.communicate(timeout=120)
     assert last.returncode == 0, errors
-    pd.testing.assert_frame_equal(outcome(folder), undisturbed)
-    results = load(folder)
-    kept = results.trials.set_index("trial_id")["ended_at"]
-    assert all(kept[trial_id] == ended_at for trial_id, ended_at in before.items())
-    assert not results.history.duplicated(["trial_id", "step"]).any()
-    assert len(results.verdicts) > 0
+
+    pd.testing.assert_frame_equal(outcome(folder), outcome(undisturbed), check_exact=True)
+    everything, expected = history(folder), history(undisturbed)
+    pd.testing.assert_frame_equal(
+        everything.drop(columns=["train_s", "samples_per_s"]),
+        expected.drop(columns=["train_s", "samples_per_s"]),
+        check_exact=True,
+    )
+    assert not everything.duplicated(["trial_id", "step"]).any()
+    reports = [r for r in records(folder) if r["kind"] == "report"]
+    assert len(reports) == len(everything)  # not even the journal has one twice
+    for seen in shown:
+        again = everything.merge(seen[["trial_id", "step"]], on=["trial_id", "step"])
+        pd.testing.assert_frame_equal(again[seen.columns], seen, check_exact=True)
+    trials = load(folder).trials.set_index("trial_id")
+    assert all(trials["ended_at"][trial_id] == at for trial_id, at in ended.items())  # no finished one ran again
+    assert len(load(folder).verdicts) > 0
     again = start(tmp_path, "--resume")
-    assert again.communicate(timeout=60)[1].startswith("error: resume: ")
+    assert again.communicate(timeout=60)[1].startswith("error: --resume: ")
     assert again.returncode == 2
 
 
@@ -151,6 +214,8 @@ def test_the_past_is_what_the_journal_says(finished: Path):
     assert past.usable == ["fp32"]
     assert past.ended == {"probe-fp32", "probe-bf16-mixed", "search-0000-fp32"}
     assert past.timed == {"b"}
+    statuses = {trial_id: row["status"] for trial_id, row in past.searched.items()}
+    assert statuses == {"search-0000-fp32": "pruned", "search-0001-fp32": "running"}
     numbers = [(trial_id, t) for _, trial_id, t, _ in past.reports]
     assert numbers == [("search-0000-fp32", 1), ("search-0001-fp32", 1), ("search-0001-fp32", 2)]
     assert [value == value for *_, value in past.reports] == [True, False, True]
@@ -160,7 +225,7 @@ def test_the_past_is_what_the_journal_says(finished: Path):
     ("changes", "field"),
     [
         ({"num_trials": 9}, "num_trials"),
-        ({"max_epochs": 4}, "max_epochs"),
+        ({"max_epochs": 5}, "max_epochs"),
         ({"space": {"width": choice([4, 8])}}, "space"),
         ({"precisions": ("fp32", "bf16-true")}, "precisions"),
         ({"seed": 1}, "seed"),
@@ -177,7 +242,7 @@ def test_another_sweep_does_not_go_on(finished: Path, changes: dict, field: str)
 
 
 @pytest.mark.parametrize(
-    "changes", [{"confirm": Confirm(num_seeds=8)}, {"cpus_per_trial": 2}, {"stage": "search"}, {"metric": None}]
+    "changes", [{"confirm": Confirm(num_seeds=8)}, {"cpus_per_trial": 1}, {"stage": "search"}, {"metric": None}]
 )
 def test_what_may_change_goes_on(finished: Path, changes: dict):
     sweep = declared(finished, **changes)

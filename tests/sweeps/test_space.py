@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -50,6 +51,8 @@ DOMAINS = [
         ("adamw", "adamw"),
         ("none", "none"),
         ("org/model:main", "org/model:main"),
+        ("host:8080", "host:8080"),
+        ("key: one, two", "key: one, two"),
         ("s3://bucket/data", "s3://bucket/data"),
     ],
 )
@@ -75,6 +78,9 @@ def test_parse(written: str, expected: Domain | Scalar) -> None:
         "choice:1,,2",
         "logunifrom:1:2",
         "chocie:1,2",
+        "normal:0:1",
+        "lognormal:-1:2e-3",
+        "categorical:a,b",
         "nan",
         "inf",
         "choice:nan",
@@ -129,12 +135,71 @@ def test_reserved_names_are_refused_with_the_reason(name: str) -> None:
         check_space({name: choice([1])})
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("learning_rate", uniform(-0.1, 0.1), "must be a finite number of at least 0, got -0.1"),
+        ("learning_rate", choice([0.1, True]), "must be a finite number of at least 0, got True"),
+        ("batch_size", choice([16, 0]), "must be a whole number of at least 1, got 0"),
+        ("batch_size", quniform(16, 64, 16), "must be a whole number of at least 1, got 16.0"),
+        ("batch_size", randint(0, 2), "must be a whole number of at least 1, got 0"),
+        ("warmup_frac", uniform(0, 1.1), "must be a number from 0 to 1, got 1.1"),
+        ("optimizer", "lion", "must be one of adamw, adam, sgd, got 'lion'"),
+    ],
+)
+def test_values_that_the_training_loop_cannot_use_are_refused(name: str, value: Any, says: str) -> None:
+    with pytest.raises(SweepError, match=rf"^space\['{name}'\]: {says}; the training loop reads {name}"):
+        check_space({"width": 0, name: value})
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        {"batch_size": randint(8, 17), "accumulate_steps": choice([1, 2])},
+        {"batch_size": choice([8, 12]), "accumulate_steps": choice([4, 8])},
+        {"accumulate_steps": randint(1, 4)},
+        {"batch_size": 6, "accumulate_steps": 4},
+    ],
+)
+def test_batches_that_an_accumulation_does_not_divide_are_refused(space: Any) -> None:
+    with pytest.raises(SweepError, match=r"^space\['accumulate_steps'\]: must divide the batch_size of \d+, got \d"):
+        check_space(space)
+
+
+def test_values_that_the_training_loop_can_use_are_taken() -> None:
+    space = {
+        "learning_rate": loguniform(1e-5, 1e300),
+        "weight_decay": choice([0, 0.1]),
+        "batch_size": choice([8, 16]),
+        "accumulate_steps": choice([1, 2, 8]),
+        "max_grad_norm": choice([None, 1.0]),
+        "warmup_frac": quniform(0, 1, 0.25),
+        "lr_schedule": "linear",
+        "optimizer": choice(["sgd", "adam"]),
+        "depth": uniform(-1, 1),
+    }
+    assert check_space(space) == space
+
+
 def test_a_list_in_place_of_a_domain_is_explained() -> None:
     with pytest.raises(SweepError, match=r"space\['width'\].*write choice\(\[16, 32\]\)"):
         check_space({"width": [16, 32]})
 
 
-@pytest.mark.parametrize("space", [None, [("a", 1)], {1: 2}, {"": 1}, {"a": float("nan")}, {"a": object()}])
+@pytest.mark.parametrize(
+    "space",
+    [
+        None,
+        [("a", 1)],
+        {1: 2},
+        {"": 1},
+        {"a\n": 1},
+        {"a": float("nan")},
+        {"a": object()},
+        {"a": "\ud800"},
+        {"a": 10**400},
+    ],
+)
 def test_wrong_spaces_are_refused(space: object) -> None:
     with pytest.raises(SweepError, match=r"^space"):
         check_space(space)

@@ -3,12 +3,22 @@
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from sweeps import Sweep, SweepError, run
-from sweeps.engine import stages
-from sweeps.engine.journal import Journal
-from sweeps.engine.stages import describe_probe, in_halves
-from sweeps.search.plan import plan_confirm
+from sweeps.engine import cli, rows, stages, tune
+from sweeps.engine.cluster import Resources
+from sweeps.engine.endings import Endings
+from sweeps.engine.journal import Journal, write_declaration
+from sweeps.engine.progress import Progress
+from sweeps.engine.recorder import Recorder
+from sweeps.engine.resume import Past
+from sweeps.engine.stages import describe_probe, in_halves, searched, winners
+from sweeps.search.checks import Unfinished
+from sweeps.search.plan import plan_confirm, search_trial
+from sweeps.search.searchers import Search
+from trainables.loading import find_task
+from trainables.spec import Checkpoints
 
 
 def test_halves_hold_every_block_once_and_every_configuration() -> None:
@@ -44,15 +54,71 @@ def test_a_driver_that_comes_second_leaves_the_folder_of_the_first_alone(
         assert "search" in file.read_text()
 
 
-@pytest.mark.parametrize(("stage", "kept"), [("probe", False), ("search", True)])
+@pytest.mark.parametrize(("stage", "error", "kept"), [("probe", SweepError, False), ("search", Unfinished, True)])
 def test_a_refused_run_keeps_its_folder_once_a_trial_has_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str, kept: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str, error: type[Exception], kept: bool
 ) -> None:
     def refused(this: stages._Run, metric: str, mode: str, **more: object) -> None:
         this.recorder.journal.write("trial", {"trial_id": "a", "stage": stage})
         raise SweepError("planted")
 
     monkeypatch.setattr(stages._Run, "declare", refused)
-    with pytest.raises(SweepError, match="planted"):
-        run(Sweep(name="s", task="trainables.tasks.digits:build", space={}, storage=str(tmp_path), run_name="r"))
-    assert (tmp_path / "r").exists() is kept
+    storage = tmp_path / "new" / "storage"
+    with pytest.raises(error, match="planted"):
+        run(Sweep(name="s", task="trainables.tasks.digits:build", space={}, storage=storage, run_name="r"))
+    assert (storage / "r").exists() is kept
+    assert (tmp_path / "new").exists() is kept
+
+
+def test_winners_and_used_seeds_are_those_that_the_journal_tells_of(tmp_path: Path) -> None:
+    values = {
+        ("fp32", 0.1): (0.5, "completed"),
+        ("fp32", 0.2): (0.9, "pruned"),
+        ("fp32", 0.3): (1.0, "diverged"),
+        ("bf16-mixed", 0.4): (0.7, "completed"),
+        ("bf16-mixed", 0.5): (0.6, "completed"),
+        ("bf16-mixed", 0.2): (None, "running"),
+    }
+    with Journal(tmp_path / "r") as journal:
+        for index, ((precision, rate), (value, status)) in enumerate(values.items()):
+            trial = search_trial(0, index, {"rate": rate, "width": 8, "name": None}, precision)
+            journal.write("trial", rows.started(trial, "search", 1, 0))
+            if value is not None:
+                end = {"status": status, "best_val_accuracy": value, "val_accuracy": value, "val_loss": 1 - value}
+                journal.write("trial", {"trial_id": trial.trial_id, **end})
+    sweep = Sweep(name="s", task="t:b", space={})
+    write_declaration(tmp_path / "r", sweep.to_json() | {"run_name": "r", "metric": "val_accuracy", "mode": "max"})
+    best = winners(tmp_path / "r", "val_accuracy", "max", top_k=1)
+    assert best == [{"rate": 0.2, "width": 8, "name": None}, {"rate": 0.4, "width": 8, "name": None}]
+    assert type(best[0]["width"]) is int
+    assert {row["seed"] for row in searched(tmp_path / "r")} == {search_trial(0, i, {}, "fp32").seed for i in range(6)}
+
+
+def test_a_search_that_its_searcher_ended_is_unfinished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ended(sweep: Sweep, source: object, search: Search, *others: object) -> None:
+        search.error = SweepError("searcher: planted")
+
+    monkeypatch.setattr(tune, "run_search", ended)
+    sweep = Sweep(name="s", task="trainables.tasks.digits:build", space={}, num_trials=1)
+    with Journal(tmp_path / "r") as journal:
+        recorder = Recorder(journal, Progress(Console(quiet=True)))
+        endings = Endings(recorder, Checkpoints(str(tmp_path), 0, "val_loss", "min"))
+        this = stages._Run(sweep, find_task(sweep.task), None, Past(), recorder)
+        with pytest.raises(
+            Unfinished, match=r"^searcher: planted; what was measured so far is kept, --resume"
+        ) as error:
+            this._search(Resources(1, 0, 2, 2), ["fp32"], endings)
+    assert isinstance(error.value.__cause__, SweepError)
+
+
+def test_an_unfinished_sweep_ends_with_exit_code_1_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def unfinished(sweep: Sweep) -> None:
+        raise Unfinished("searcher: planted")
+
+    monkeypatch.setattr(stages, "run", unfinished)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(Sweep(name="s", task="t:b", space={}), [])
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == "error: searcher: planted\n"

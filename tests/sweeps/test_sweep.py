@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray.tune.schedulers import FIFOScheduler
 
 from sweeps.engine.sweep import Confirm, Sweep, SweepError
 from sweeps.search.space import choice, loguniform, uniform
@@ -13,6 +14,16 @@ from trainables.spec import Budget
 
 def declare(**fields: Any) -> Sweep:
     return Sweep(**{"name": "digits", "task": "trainables.tasks.digits:build", "space": {"lr": 0.1}} | fields)
+
+
+class HasSuggest:
+    def suggest(self, trial_id: str) -> dict[str, Any]:
+        return {}
+
+
+def test_points_take_the_place_of_any_searcher() -> None:
+    for searcher in ("tpe", "grid", "sobol", HasSuggest()):
+        assert declare(searcher=searcher, points="points.jsonl", space={}).points == "points.jsonl"
 
 
 def test_defaults() -> None:
@@ -55,7 +66,17 @@ def test_defaults() -> None:
         ({"scheduler": object()}, "scheduler: "),
         ({"scheduler": None}, "scheduler: "),
         ({"searcher": "gird"}, "searcher: must be a known name, got 'gird'; did you mean 'grid'"),
-        ({"searcher": 3}, "searcher: "),
+        (
+            {"searcher": 3},
+            "searcher: must be a name or a Ray Tune Searcher, got 3; use one of random, grid, sobol, tpe",
+        ),
+        ({"searcher": "tpee"}, "searcher: must be a known name, got 'tpee'; did you mean 'tpe'"),
+        ({"searcher": HasSuggest}, "searcher: must be a name or a Ray Tune Searcher, got <class .*an object such as"),
+        (
+            {"searcher": "tpe", "space": {"lr": 0.1}},
+            "searcher: tpe needs a space that leaves something open, got 'tpe'",
+        ),
+        ({"searcher": "tpe", "space": {}}, "searcher: tpe needs a space that leaves something open"),
         (
             {"searcher": "grid", "space": {"lr": uniform(0, 1)}},
             r"space\['lr'\]: must be a choice or a constant in a grid",
@@ -78,7 +99,7 @@ def test_defaults() -> None:
         ({"task": "digits:"}, "task: must name a function"),
         ({"task": "digits:2x"}, "task: must name a function"),
         ({"task": print}, "task: "),
-        ({"cpus_per_trial": 0}, "cpus_per_trial: must be a finite number above 0"),
+        ({"cpus_per_trial": 0}, "cpus_per_trial: must be a finite number of at least 0.0001"),
         ({"cpus_per_trial": None}, "cpus_per_trial: "),
         ({"gpus_per_trial": -0.5}, "gpus_per_trial: must be a finite number of at least 0"),
         ({"gpus_per_trial": float("nan")}, "gpus_per_trial: "),
@@ -169,12 +190,10 @@ def test_json() -> None:
 
 def test_json_names_objects_by_class() -> None:
     class Custom:
-        def on_trial_result(self) -> None: ...
-
         def suggest(self) -> None: ...
 
-    data = declare(scheduler=Custom(), searcher=Custom(), confirm=None).to_json()
-    assert (data["scheduler"], data["searcher"], data["confirm"]) == ("Custom", "Custom", None)
+    data = declare(scheduler=FIFOScheduler(), searcher=Custom(), confirm=None).to_json()
+    assert (data["scheduler"], data["searcher"], data["confirm"]) == ("FIFOScheduler", "Custom", None)
 
 
 def test_a_declaration_is_a_value() -> None:

@@ -11,12 +11,13 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
+from trainables.hyperparameters import Hyperparameters
 from trainables.ladder import LADDER
 from trainables.loading import TaskSource, find_task
 from trainables.loop import Loop
 from trainables.precision import numerics
 from trainables.spec import Budget, TrialSpec
-from trainables.task import Hyperparameters, Task
+from trainables.task import Task
 from trainables.tasks import digits
 
 CPU = torch.device("cpu")

@@ -104,7 +104,9 @@ def test_a_function_may_be_any_callable_that_returns_a_task(task_file: Callable[
 def test_other_forms_are_refused(name: str) -> None:
     with pytest.raises(TaskError) as error:
         find_task(name)
-    assert one_line(error).endswith(f"must be 'module:function' or 'path/to/file.py:function', got {name!r}")
+    assert one_line(error) == (
+        f"task: must name a function, got {name!r}; write module:function or path/to/file.py:function"
+    )
 
 
 @pytest.mark.parametrize(
@@ -113,16 +115,19 @@ def test_other_forms_are_refused(name: str) -> None:
         ("none.py:build", "no file {}/none.py"),
         ("of/none:build", "no file {}/of/none"),
         ("no_such_module:build", "no module 'no_such_module'"),
-        ("no_such.module:build", "'no_such.module' cannot be imported"),
+        ("no_such.module:build", "module 'no_such.module' cannot: ModuleNotFoundError"),
         ("trainables.no_such:build", "no module 'trainables.no_such'"),
-        (".relative:build", "cannot be imported"),
-        ("trainables.tasks.digits:built", "no function 'built' in"),
-        ("good.py:built", "(it defines: build)"),
-        ("empty.py:build", "(it defines: none)"),
+        (".relative:build", "module '.relative' cannot: ImportError"),
+        ("trainables.tasks.digits:built", "built is not defined in"),
+        ("good.py:built", "the file defines build"),
+        ("good.py:build_of", "build_of is not defined in {}/good.py"),
+        ("empty.py:build", "the file defines no function"),
         ("syntax.py:build", "syntax.py:2 is not valid Python"),
         ("null.py:build", "is not valid Python"),
+        ("deep.py:build", "is not valid Python"),
         ("bytes.py:build", "cannot be read"),
         ("bad_package.inner:build", "planted in the package"),
+        ("leaving_package.inner:build", "SystemExit: planted"),
     ],
 )
 def test_what_is_missing_or_broken_is_said_in_one_line(
@@ -133,10 +138,15 @@ def test_what_is_missing_or_broken_is_said_in_one_line(
     (tmp_path / "empty.py").write_text("")
     (tmp_path / "syntax.py").write_text("def build(config):\n    return (\n")
     (tmp_path / "null.py").write_bytes(b"build = 1\0")
+    (tmp_path / "deep.py").write_text("def build(config): return " + "-" * 100_000 + "1")
     (tmp_path / "bytes.py").write_bytes(b"build = '\xff\xfe'")
-    (tmp_path / "bad_package").mkdir()
-    (tmp_path / "bad_package" / "__init__.py").write_text("raise RuntimeError('planted in\\nthe package')")
-    (tmp_path / "bad_package" / "inner.py").write_text(TASK)
+    for package, raises in (
+        ("bad_package", "RuntimeError('planted in\\nthe package')"),
+        ("leaving_package", "SystemExit('planted')"),
+    ):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text(f"raise {raises}")
+        (tmp_path / package / "inner.py").write_text(TASK)
     with pytest.raises(TaskError) as error:
         find_task(name)
     assert says.format(tmp_path) in one_line(error)
@@ -146,11 +156,54 @@ def test_what_is_missing_or_broken_is_said_in_one_line(
 @pytest.mark.parametrize(
     ("text", "says"),
     [
+        ("build = 3", "build is 3"),
+        ("build: int = 3", "build is 3"),
+        ("build = ['a']", "build is ['a']"),
+        ("async def build(config): ...", "build is async"),
+        ("def build(): ...", "build takes no argument"),
+        ("def build(config, other): ...", "build needs the arguments config, other"),
+        ("def build(*, config): ...", "build takes no argument"),
+        ("def build(config, *, other): ...", "build needs the arguments config, other"),
+    ],
+)
+def test_what_can_certainly_not_take_a_configuration_is_found_without_running_it(
+    tmp_path: Path, text: str, says: str
+) -> None:
+    (tmp_path / "mine.py").write_text(f"raise SystemExit\n{text}\n")
+    with pytest.raises(TaskError) as error:
+        find_task("mine.py:build", tmp_path)
+    assert says in one_line(error)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "def build(config, *rest, **more): ...",
+        "def build(config, other=3, *, third=4): ...",
+        "def build(*all): ...",
+        "def build(config=None, /): ...",
+        "@fixed\ndef build(config, other): ...",
+        "build = 3\ndef build(config): ...",
+        "def build(): ...\nif True:\n    def build(config): ...",
+        "from other import *\ndef build(): ...",
+        "build = make()",
+        "build, other = make()",
+        "class build: ...",
+    ],
+)
+def test_what_might_take_a_configuration_is_left_to_loading(tmp_path: Path, text: str) -> None:
+    (tmp_path / "mine.py").write_text(text)
+    assert find_task("mine.py:build", tmp_path).function == "build"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
         ("def build(config): pass\nraise KeyError('planted\\nat import')", "KeyError: 'planted\\nat import'"),
         ("def build(config): pass\nraise RuntimeError('planted\\nat import')", "RuntimeError: planted at import"),
         ("def build(config): pass\nraise SystemExit('usage: train.py')", "SystemExit: usage: train.py"),
         ("import no_such_module_at_all\ndef build(config): pass", "No module named 'no_such_module_at_all'"),
-        ("build = 3", "must be a function, got 3"),
+        ("build = int('3')", "must be a function, got 3"),
         ("import numpy\nbuild = numpy.zeros((3, 3))", "must be a function, got array"),
         ("if False:\n    def build(config): pass", "must be a function, got None"),
     ],
@@ -168,9 +221,9 @@ def test_modules_that_cannot_be_loaded_say_so_in_one_line(
 @pytest.mark.parametrize(
     ("body", "says"),
     [
-        ("raise ValueError('planted\\nhere')", "raised ValueError: planted here (task_under_test.py:2)"),
-        ("raise SystemExit(2)", "raised SystemExit: 2"),
-        ("return config['nothing']", "raised KeyError: 'nothing' (task_under_test.py:2)"),
+        ("raise ValueError('planted\\nhere')", "got ValueError: planted here (task_under_test.py:2); correct"),
+        ("raise SystemExit(2)", "got SystemExit: 2"),
+        ("return config['nothing']", "got KeyError: 'nothing' (task_under_test.py:2)"),
         ("return None", "must return a trainables.Task, got NoneType"),
         ("return {'model': 1}", "must return a trainables.Task, got dict"),
         ("from trainables import Task\n    return Task(1, [1], [1])", "model must be a torch.nn.Module, got int"),
@@ -198,4 +251,5 @@ def test_a_task_cannot_change_the_configuration(task_file: Callable[..., TaskSou
 def test_errors_are_described_by_type_message_and_place() -> None:
     assert describe(ValueError("two\nlines")) == "ValueError: two lines"
     assert describe(ValueError()) == "ValueError"
+    assert describe(ValueError("\x1b[31mred\udce4")) == "ValueError: [31mred"
     assert len(describe(ValueError("x" * 9999))) < 600
