@@ -122,7 +122,7 @@ def run_ours(num_trials: int, num_reports: int, folder: str) -> None:
     from sweeps.engine.journal import Journal
     from sweeps.engine.progress import Progress
     from sweeps.engine.recorder import Recorder
-    from sweeps.search.plan import plan_search
+    from sweeps.search.searchers import make_search
     from trainables.loading import find_task
     from trainables.spec import Checkpoints
 
@@ -138,13 +138,12 @@ def run_ours(num_trials: int, num_reports: int, folder: str) -> None:
         storage=folder,
     )
     engine.TuneTrial = Canned  # type: ignore[misc]
-    trials = plan_search(sweep, sweep.precisions)
     checkpoints = Checkpoints(str(Path(folder) / "checkpoints"), 60.0, "val_accuracy", "max")
     with Journal(Path(folder) / "run") as journal, Progress(Console()) as progress, connected(sweep) as resources:
-        progress.stage("search", len(trials), "nothing")
+        search = make_search(sweep, sweep.precisions, checkpoints, {}, resources.slots)
+        progress.stage("search", search.total, "nothing")
         recorder = Recorder(journal, progress)
-        endings = Endings(recorder, checkpoints)
-        engine.run_search(sweep, find_task(sweep.task), trials, (), resources, recorder, endings)
+        engine.run_search(sweep, find_task(sweep.task), search, (), resources, recorder, Endings(recorder, checkpoints))
 
 
 class Nothing(tune.Trainable):

@@ -10,7 +10,7 @@ import threading
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,7 @@ def ray_session(address: str | None) -> Iterator[None]:
     starts_here: dict[str, Any] = {"include_dashboard": False, **own_cpus()} if found is None else {}
     _check_reachable(field, found or "")
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _starting(found is None):
             warnings.simplefilter("ignore")
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True, **starts_here)
     except (OSError, RuntimeError, ValueError) as error:
@@ -98,6 +98,14 @@ def ray_session(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _starting(here: bool) -> AbstractContextManager[None]:
+    if not here:
+        return nullcontext()
+    from sweeps.engine.quick_start import quick_start
+
+    return quick_start()
 
 
 def own_cpus() -> dict[str, int]:

@@ -1,0 +1,44 @@
+"""Starting Ray on this machine with no more processes than a sweep needs, and without waiting longer than they take."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+from ray._private import services
+from ray._private.node import Node
+from ray._private.state import GlobalState
+
+UNNEEDED = ("start_api_server", "start_monitor", "start_log_monitor")
+"""What ``ray.init`` starts where no dashboard is wanted, no node can be added and no logs are shown: a dashboard for
+usage statistics, an autoscaler and a reader of logs. Each costs seconds of a CPU before the first trial, and the
+autoscaler a second at the end."""
+
+READY_S = 30.0
+"""What Ray itself waits for its own node."""
+
+
+@contextmanager
+def quick_start() -> Iterator[None]:
+    """Lets ``ray.init`` start a Ray for this machine alone in half of its time (Ray 2.60)."""
+    node, module = cast(Any, Node), cast(Any, services)
+    before, get_node = {name: getattr(node, name) for name in UNNEEDED}, module.get_node
+
+    def get_node_when_ready(gcs_address: str, node_id: str) -> Any:
+        """Ray asks for its own node at once, and again only a second later."""
+        state: Any = GlobalState()
+        state._initialize_global_state(module._get_gcs_client_options(gcs_address))
+        deadline = time.monotonic() + READY_S
+        while time.monotonic() < deadline and all(each["NodeID"] != node_id for each in state.node_table()):
+            time.sleep(0.01)
+        return get_node(gcs_address, node_id)
+
+    try:
+        for name in UNNEEDED:
+            setattr(node, name, lambda self, **arguments: None)
+        module.get_node = get_node_when_ready
+        yield
+    finally:
+        module.get_node = get_node
+        for name, method in before.items():
+            setattr(node, name, method)

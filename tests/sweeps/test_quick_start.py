@@ -1,0 +1,29 @@
+"""A Ray that a sweep starts for itself, in a process of its own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CODE = """
+import ray
+from ray._private.node import Node
+from ray._private import services
+from sweeps.engine.cluster import ray_session
+
+before = [Node.start_api_server, Node.start_monitor, Node.start_log_monitor, services.get_node]
+with ray_session("local"):
+    print(sorted(ray._private.worker._global_node.all_processes))
+    print(ray.get(ray.remote(num_cpus=1)(lambda: 7).remote()))
+print(before == [Node.start_api_server, Node.start_monitor, Node.start_log_monitor, services.get_node])
+"""
+
+
+@pytest.mark.ray
+def test_a_ray_of_its_own_has_no_processes_that_a_sweep_does_not_need(ray_address: str) -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, env=environment, check=False)
+    assert done.stdout.splitlines() == ["['gcs_server', 'raylet']", "7", "True"], done.stderr
