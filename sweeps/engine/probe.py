@@ -35,34 +35,10 @@ def run_probe(
         TaskError: the task cannot be built.
     """
     results = []
-    _warm_other_slots(resources)
     for result in _probe_on_worker(spec, ladder_order(precisions), resources):
         recorder.record("trial", probed(result, resources.num_cpus, resources.num_gpus))
         results.append(result)
     return results
-
-
-def _warm_other_slots(resources: Resources) -> None:
-    """Has the workers of the search import what trials need while the probe's own does; Ray makes actors of idle ones.
-
-    Workers with GPUs are left out: Ray starts new ones for each actor.
-    """
-    if resources.num_gpus:
-        return
-    import ray
-
-    remote: Any = ray.remote  # its overloads do not describe options that are only known when it runs
-    warm = remote(**resources.per_trial)(_warm)
-    for _ in range(resources.slots - 1):
-        warm.remote()
-
-
-def _warm() -> None:
-    import trainables.adapters.ray_tune
-    import trainables.trial  # noqa: F401
-    from trainables.memory import settle_process
-
-    settle_process()
 
 
 def _probe_on_worker(spec: TrialSpec, precisions: list[str], resources: Resources) -> Iterator[dict[str, Any]]:
