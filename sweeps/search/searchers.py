@@ -208,8 +208,12 @@ def make_search(sweep: "Sweep", precisions: Sequence[str], ranks: Checkpoints, p
         SweepError: the points cannot be read, or the searcher cannot be used.
     """
     if not follows_results(sweep):
-        ended = {trial_id for trial_id, row in past.items() if row["status"] not in UNFINISHED}
-        return PlannedTrials([trial for trial in plan_search(sweep, precisions) if trial.trial_id not in ended])
+        planned = {trial.trial_id: trial for trial in plan_search(sweep, precisions)}
+        # As recorded: pbt may have changed a trial's hyperparameters, and its checkpoint is of those.
+        begun = {name: recorded_trial(row) for name, row in past.items() if row["status"] in UNFINISHED}
+        return PlannedTrials(
+            [begun.get(name, trial) for name, trial in planned.items() if name in begun or name not in past]
+        )
     share = sweep.num_trials // len(precisions)
     suggesters = {
         name: Suggester(new_searcher(sweep, share), sweep.space, ranks.metric, ranks.mode) for name in precisions

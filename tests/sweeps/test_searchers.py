@@ -24,7 +24,7 @@ from searches import (
 )
 
 from sweeps import uniform
-from sweeps.search.plan import PlannedTrial, plan_search, preview, search_seed
+from sweeps.search.plan import PlannedTrial, plan_search, preview, search_seed, with_config
 from sweeps.search.searchers import make_search
 
 
@@ -218,7 +218,9 @@ def test_planned_trials_leave_out_what_has_ended() -> None:
     sweep = declare(searcher="sobol", num_trials=6)
     plan = plan_search(sweep, PRECISIONS)
     statuses = ["completed", "running", "lost", "pruned"]
-    past = {trial.trial_id: {"status": status} for trial, status in zip(plan, statuses, strict=False)}
+    past = {trial.trial_id: vars(trial) | {"status": s} for trial, s in zip(plan, statuses, strict=False)}
+    changed = with_config(plan[2], {**plan[2].config, "x": 0.125})  # as pbt does
+    past[changed.trial_id]["config"] = changed.config
     search = make(sweep, past)
-    assert drive(search, lambda trial: result(0.5)) == [plan[1], plan[2], *plan[4:]]
+    assert drive(search, lambda trial: result(0.5)) == [plan[1], changed, *plan[4:]]
     assert search.total == 4
