@@ -4,8 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+ANCHORS ?= ../shared/anchors
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test coverage lint bench clean
 
 demo: $(READY)  ## a sweep on real data, from probe to verdict
 	$(BIN)/python -m sweeps.digits
@@ -13,13 +14,24 @@ demo: $(READY)  ## a sweep on real data, from probe to verdict
 test: $(READY)  ## the whole test suite
 	$(BIN)/python -m pytest
 
+coverage: $(READY)  ## the test suite again, and which lines it ran, those in Ray's workers too
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage combine --quiet
+	$(BIN)/python .ci/check_coverage.py --missing
+
 lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 bench: $(READY)  ## side-by-side measurements; benchmarks/README.md keeps the latest
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
 	$(BIN)/python -m benchmarks.demo
+	$(BIN)/python -m benchmarks.search --anchors $(ANCHORS)
+	$(BIN)/python -m benchmarks.loop
+	$(BIN)/python -m benchmarks.load
+	$(BIN)/python -m benchmarks.overhead
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -27,4 +39,4 @@ $(READY): pyproject.toml
 	touch $(READY)
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build *.egg-info
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .coverage* build *.egg-info

@@ -40,6 +40,9 @@ def main() -> None:
     parser.add_argument("--default-lists", type=int, default=1, help="lists that Ray Tune with its defaults runs")
     parser.add_argument("--seeds", type=int, default=2, help="searches with pruning; 0 leaves them out")
     arguments = parser.parse_args()
+    if not arguments.anchors.is_dir():
+        print(f"left out: there are no scripts to compare with in {arguments.anchors}; name their folder by --anchors")
+        return
     if arguments.lists:
         equal_work(arguments.anchors, arguments.lists, arguments.runs, arguments.epochs, arguments.default_lists)
     if arguments.seeds:

@@ -22,7 +22,7 @@ def pick_device(num_gpus: float) -> torch.device:
         raise RuntimeError(
             f"gpus_per_trial is {num_gpus}, but PyTorch sees no GPU here; install its CUDA build or use 0"
         )
-    return torch.device("cuda", 0)
+    return torch.device("cuda", 0)  # pragma: gpu
 
 
 def build_loop(spec: TrialSpec, precision: Precision, device: torch.device, num_steps: bool = True) -> Loop:

@@ -25,7 +25,7 @@ def serving_kernel(product: Callable[[], object], device: torch.device) -> str |
         on CUDA the library alone; ``None`` where a library may have served it that says nothing, such as OpenBLAS.
     """
     if device.type == "cuda":
-        return "cuBLAS" if torch.version.hip is None else "hipBLAS"
+        return "cuBLAS" if torch.version.hip is None else "hipBLAS"  # pragma: gpu
     silent = "PyTorch's own loops" if libraries().get("BLAS") == "mkl" else None
     return parse_verbose(_printed(product)) or silent
 

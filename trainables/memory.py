@@ -77,8 +77,8 @@ def release_memory(device: torch.device) -> None:
     gc.collect()
     _give_back_freed()
     if device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
+        torch.cuda.empty_cache()  # pragma: gpu
+        torch.cuda.reset_peak_memory_stats(device)  # pragma: gpu
 
 
 @contextmanager
@@ -113,7 +113,7 @@ def peak_memory_bytes(
         device: on CUDA the allocator's own peak since the trial began is returned instead.
     """
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+        return torch.cuda.max_memory_allocated(device)  # pragma: gpu
     parameters = sum(p.nbytes * (2 if p.requires_grad else 1) for p in model.parameters())
     buffers = sum(b.nbytes for b in model.buffers())
     state = sum(v.nbytes for s in optimizer.state.values() for v in s.values() if isinstance(v, torch.Tensor))

@@ -123,7 +123,7 @@ def _build(job: TimingJob, name: str, is_copy: bool, device: torch.device) -> Ar
     precision = LADDER[name]
     with numerics(precision):
         if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
+            torch.cuda.reset_peak_memory_stats(device)  # pragma: gpu
         before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
         arm = Arm(name, is_copy, build_loop(job.trial, precision, device, num_steps=False))
         observation = observe(arm.loop)
@@ -206,7 +206,7 @@ class _HostClock:
         return [1e3 * (b - a) for a, b in zip(self._ticks, self._ticks[1:], strict=False)]
 
 
-class _CudaClock(_HostClock):
+class _CudaClock(_HostClock):  # pragma: gpu
     """Device time per step, from events that the host does not wait for until the window ends."""
 
     def __init__(self) -> None:

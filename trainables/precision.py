@@ -62,7 +62,7 @@ def _cuda_reason(precision: Precision, capability: tuple[int, int]) -> str | Non
 def device_name(device: torch.device) -> str:
     """The device's type as it is sold, which pairs must share: ``"NVIDIA H200"``, or the CPU's model name."""
     if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
+        return torch.cuda.get_device_name(device)  # pragma: gpu
     return _cpu_name()
 
 

@@ -77,7 +77,7 @@ def refuse_poisoned_gpu(reason: str) -> None:
     """
     import torch
 
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # pragma: gpu
         try:
             torch.cuda.synchronize()
         except RuntimeError as error:

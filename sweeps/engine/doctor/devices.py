@@ -47,5 +47,5 @@ def measure_gpu(index: int) -> Measured:
         hidden = f"CUDA_VISIBLE_DEVICES is {os.environ.get('CUDA_VISIBLE_DEVICES')!r}"
         build = f"PyTorch is built for CUDA {torch.version.cuda}, and {hidden}"
         return Measured("GPU", socket.gethostname(), error=Unanswered(f"PyTorch sees no GPU ({build})"))
-    device = torch.device("cuda", index)
-    return Measured(device_name(device), socket.gethostname(), tuple(matrix_rates(device, SECONDS)))
+    device = torch.device("cuda", index)  # pragma: gpu
+    return Measured(device_name(device), socket.gethostname(), tuple(matrix_rates(device, SECONDS)))  # pragma: gpu
