@@ -35,10 +35,11 @@ from benchmarks.frameworks import (
 )
 from benchmarks.timing import in_turns, ratio, show, spread
 from trainables.data import epoch_order
+from trainables.hyperparameters import Hyperparameters
 from trainables.ladder import LADDER
 from trainables.loop import Loop
 from trainables.precision import numerics
-from trainables.task import Hyperparameters, Task
+from trainables.task import Task
 
 OURS, BY_HAND = "ampsweep", "by hand"
 
