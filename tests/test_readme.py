@@ -34,6 +34,7 @@ def test_make_commands_are_what_the_makefile_runs(command: str):
         "make demo": "-m sweeps.digits",
         "make test": "-m pytest",
         "make lint": "mypy",
+        "make coverage": ".ci/check_coverage.py",
         "make bench": "-m benchmarks.demo",
     }
     assert recipes[command] in plan

@@ -139,8 +139,11 @@ def test_verdicts_cover_each_arm(digits):
     usable = set(results.trials.query("stage == 'probe' and status == 'completed'")["precision"]) - {"fp32"}
     assert set(results.verdicts["precision"]) == usable
     assert set(results.verdicts["baseline"]) == {"fp32"}
-    shared = results.timings.groupby("block_id")["contended"].any()  # by whatever else this machine does
-    assert (results.verdicts["num_pairs"] == (~shared).sum()).all()
+    shared = results.timings.groupby(["config_id", "block_id"])["contended"].any()  # by whatever else this machine does
+    sound = (~shared).groupby("config_id").sum()
+    own = results.verdicts[results.verdicts["config_id"] != "best"]
+    assert list(own["num_pairs"]) == list(sound[own["config_id"]])
+    assert results.verdicts["num_pairs"].le(2).all()
     assert not (results.verdicts["verdict"] == "PASS").any()  # nobody is 100 times faster
     assert results.verdicts["reason"].str.len().gt(20).all()
 
