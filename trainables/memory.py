@@ -38,7 +38,7 @@ def keep_freed_memory() -> bool:
     """Has the C library keep what is freed for the next allocation; False where it is not glibc.
 
     By default glibc gives tensors of some megabytes back to the system as soon as they are freed, and every step
-    faults their pages in anew: a fifth to a third of a training step on a CPU.
+    faults their pages in anew.
 
     Source:
         mallopt(3); PyTorch's performance tuning guide has the same from jemalloc and tcmalloc.

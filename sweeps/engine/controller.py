@@ -2,7 +2,7 @@
 
 ``Tuner.fit`` would write a snapshot of all trials, ask the cluster's store for the trainable five times a trial, make
 and remove a placement group for each, ask every worker for its address twice a trial, and read all results back at the
-end: 12 ms of CPU a trial that does nothing, against 3 ms here (``benchmarks/overhead.py``).
+end (``benchmarks/overhead.py`` times both).
 """
 
 from collections import Counter

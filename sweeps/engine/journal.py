@@ -8,7 +8,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, TextIO
@@ -41,14 +41,14 @@ class Journal:
         self._synced_s = time.monotonic()
         self.only_probed = True
         self._missing: list[Path] = []
-        self._known: set[str] = set()
+        self._made: set[str] = set()
         try:
             self._missing = [path for path in (folder, *folder.parents) if not path.exists()]
-            self._known = set(os.listdir(folder)) if folder.is_dir() else set()
+            self._made = {name for name in (JOURNAL_DIR, LOCK_FILE) if not (folder / name).exists()}
             (folder / JOURNAL_DIR).mkdir(parents=True, exist_ok=True)
             self._lock = (folder / LOCK_FILE).open("a")
         except OSError as error:
-            self.take_back()
+            self._remove(self._made)
             _refuse_storage(folder, error)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -57,6 +57,16 @@ class Journal:
             refuse(
                 "run_name", "must not be in use by another driver", folder.name, "wait for it, or choose another name"
             )
+
+        # Only now does nobody else write here; until then another driver may have begun a run, and even ended it.
+        if any((folder / JOURNAL_DIR).iterdir()):
+            self._made.discard(JOURNAL_DIR)
+        self._known = set(os.listdir(folder)) - self._made
+
+    @property
+    def is_used(self) -> bool:
+        """Whether the folder is that of a run."""
+        return (self.folder / SWEEP_FILE).exists() or any((self.folder / JOURNAL_DIR).iterdir())
 
     def write(self, kind: Kind, row: Mapping[str, Any]) -> None:
         """Appends one line; numbers that are not finite become null, unknown."""
@@ -68,9 +78,15 @@ class Journal:
 
     def take_back(self) -> None:
         """Removes what this driver made, of a run that ended before its first trial: its name is free again."""
-        for path in self.folder.iterdir() if self.folder.is_dir() else ():
-            if path.name not in self._known:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        self._remove(set(os.listdir(self.folder)) - self._known)
+
+    def _remove(self, names: Collection[str]) -> None:
+        for path in (self.folder / name for name in names):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                    path.unlink()
         with contextlib.suppress(OSError):  # another driver may have begun in one of them
             for folder in self._missing:
                 folder.rmdir()

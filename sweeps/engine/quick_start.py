@@ -11,8 +11,7 @@ from ray._private.state import GlobalState
 
 UNNEEDED = ("start_api_server", "start_monitor", "start_log_monitor")
 """What ``ray.init`` starts where no dashboard is wanted, no node can be added and no logs are shown: a dashboard for
-usage statistics, an autoscaler and a reader of logs. Each costs seconds of a CPU before the first trial, and the
-autoscaler a second at the end."""
+usage statistics, an autoscaler and a reader of logs. Each takes CPU time from what comes before the first trial."""
 
 READY_S = 30.0
 """What Ray itself waits for its own node."""
@@ -20,7 +19,7 @@ READY_S = 30.0
 
 @contextmanager
 def quick_start() -> Iterator[None]:
-    """Lets ``ray.init`` start a Ray for this machine alone in half of its time (Ray 2.60)."""
+    """Lets ``ray.init`` start a Ray for this machine alone sooner (Ray 2.60)."""
     node, module = cast(Any, Node), cast(Any, services)
     before, get_node = {name: getattr(node, name) for name in UNNEEDED}, module.get_node
 

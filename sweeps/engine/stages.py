@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from rich.console import Console
 
@@ -51,6 +51,8 @@ def run(sweep: Sweep, console: Console | None = None) -> "Results":
     folder = find_run(sweep) if sweep.resume else run_folder(sweep)
     # The journal first: it holds the lock without which the folder is another driver's.
     with Journal(folder) as journal, _unless_refused(journal), Progress(console or Console()) as progress:
+        if journal.is_used and not sweep.resume:
+            _refuse_used(sweep.storage, folder.name)  # by a driver that was quicker
         past = read_past(folder, sweep, source) if sweep.resume else Past()
         begun = f"goes on in {folder}, {len(past.ended)} trials done" if sweep.resume else f"results go to {folder}"
         progress.say(f"sweep   {sweep.name}: {sweep.task}, {num_trials} trials; {begun}")
@@ -93,10 +95,14 @@ def run_folder(sweep: Sweep) -> Path:
     except OSError as error:  # a file, or a name that is too long
         refuse("run_name", f"must name a folder in {sweep.storage} ({error.strerror})", name, "choose another name")
     if not is_new:
-        refuse("run_name", f"must be new in {sweep.storage}", name, "choose another name, or go on with it by --resume")
+        _refuse_used(sweep.storage, name)
     if not above.is_dir() or not os.access(above, os.W_OK):
         refuse("storage", f"must be a folder that can be written ({above} cannot)", sweep.storage, "name another one")
     return folder
+
+
+def _refuse_used(storage: str, name: str) -> NoReturn:
+    refuse("run_name", f"must be new in {storage}", name, "choose another name, or go on with it by --resume")
 
 
 @dataclass(frozen=True)

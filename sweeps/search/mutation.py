@@ -51,9 +51,7 @@ def nearest(domain: Domain, value: Scalar) -> Scalar:
     if isinstance(domain, RandInt):
         return min(max(round(value), domain.low), domain.high - 1)
     if isinstance(domain, QUniform):
-        num_values = round((domain.high - domain.low) / domain.q) + 1
-        index = min(max(round((value - domain.low) / domain.q), 0), num_values - 1)
-        return domain.draw((index + 0.5) / num_values)
+        return domain.nearest(value)
     if isinstance(domain, Uniform | LogUniform):
         return min(max(value, domain.low), domain.high)
     return value

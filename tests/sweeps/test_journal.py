@@ -1,9 +1,11 @@
 """The journal's lines, and the mapping from reports to rows."""
 
+import fcntl
 import json
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,6 +69,25 @@ def test_what_a_driver_made_it_can_take_back_and_nothing_else(tmp_path: Path):
         (tmp_path / "new" / "other").mkdir()
         journal.take_back()
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["other"]
+
+
+def test_what_another_driver_did_before_the_lock_came_free_is_not_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    lock = fcntl.flock
+
+    def after_another_run(*arguments: Any) -> None:
+        write_declaration(tmp_path / "r", {"run_name": "r"})
+        (tmp_path / "r" / "journal" / "a-0.jsonl").write_text("{}\n")
+        (tmp_path / "r" / "checkpoints").mkdir()
+        lock(*arguments)
+
+    monkeypatch.setattr(fcntl, "flock", after_another_run)
+    with Journal(tmp_path / "r") as journal:
+        assert journal.is_used
+        journal.take_back()
+    assert {path.name for path in (tmp_path / "r").iterdir()} == {"sweep.json", "journal", "checkpoints"}
+    assert (tmp_path / "r" / "journal" / "a-0.jsonl").exists()
 
 
 def test_a_disk_that_fills_up_ends_the_run_in_one_line_and_keeps_it(tmp_path: Path):
