@@ -129,3 +129,18 @@ def test_trials_load_no_framework() -> None:
     loaded = imported_by("import " + ", ".join(names))
     assert "torch" in loaded
     assert not loaded & {"ray", "lightning", "sweeps", "analysis"}
+
+
+def test_a_trial_does_not_import_the_compiler() -> None:
+    code = """
+from trainables.loading import find_task
+from trainables.spec import Budget, TrialSpec
+from trainables.trial import run_trial
+import sys
+for number, optimizer in enumerate(("adamw", "adam", "sgd")):
+    config = {"width": 8, "optimizer": optimizer, "batch_size": 512, "max_grad_norm": 1.0}
+    spec = TrialSpec("t", find_task("trainables.tasks.digits:build"), config, "fp16-mixed", 0, Budget(max_steps=1))
+    assert [report.status for report in run_trial(spec)] == ["completed"]
+assert "torch._dynamo" not in sys.modules
+"""
+    assert "torch" in imported_by(code)

@@ -63,6 +63,11 @@ class _MatrixFlops(TorchDispatchMode):
         self.flops: Counter[tuple[str, torch.dtype]] = Counter()
         self.largest: dict[str, tuple[int, tuple[Any, ...]]] = {}
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: keeping ``torch.compile`` out of what it never sees imports all of it, which takes as long as PyTorch."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         operation = str(func._overloadpacket).removesuffix("_for_cpu").replace("_for_cpu_backward", "_backward")

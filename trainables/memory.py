@@ -25,10 +25,8 @@ def settle_process() -> None:
     """Readies a process that is to run trials and nothing else, once.
 
     The garbage collector need not walk all of PyTorch's objects (80 ms) after every trial; what is imported by now
-    stays for good. Optimizers would import ``torch._dynamo`` at their first use, in the middle of the first trial.
+    stays for good.
     """
-    import torch._dynamo  # noqa: F401
-
     keep_freed_memory()
     gc.collect()
     gc.freeze()

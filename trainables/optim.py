@@ -1,8 +1,11 @@
 """Optimizers, and the learning rate as a pure function of the applied step."""
 
+import inspect
 import math
+from typing import Any, TypeVar
 
 import torch
+from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from trainables.hyperparameters import Hyperparameters
 from trainables.task import Task
@@ -26,7 +29,7 @@ def learning_rate_factor(step: int, num_steps: int, warmup_frac: float, lr_sched
     return 1.0 - progress if lr_schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
-def make_optimizer(task: Task, hyper: Hyperparameters) -> torch.optim.Optimizer:
+def make_optimizer(task: Task, hyper: Hyperparameters) -> Optimizer:
     """The optimizer, fused where that is right, over the task's parameter groups, or over all parameters that train.
 
     Args:
@@ -38,9 +41,26 @@ def make_optimizer(task: Task, hyper: Hyperparameters) -> torch.optim.Optimizer:
     if hyper.optimizer == "sgd":
         # Never fused: that kernel spoils the momentum in steps that the loss scaler skips, and on the CPU it leaves
         # BF16 parameters where they are (pytorch#191763).
-        return torch.optim.SGD(groups, lr=rate, momentum=0.9, weight_decay=hyper.weight_decay)
-    kind = torch.optim.AdamW if hyper.optimizer == "adamw" else torch.optim.Adam
+        return _EagerSGD(groups, lr=rate, momentum=0.9, weight_decay=hyper.weight_decay)
+    kind = _EagerAdamW if hyper.optimizer == "adamw" else _EagerAdam
     return kind(groups, lr=rate, weight_decay=hyper.weight_decay, fused=True)
+
+
+_Kind = TypeVar("_Kind", bound=Optimizer)
+
+
+def _eager(kind: type[_Kind]) -> type[_Kind]:
+    """An optimizer without the wrappers that keep ``torch.compile`` out: they import all of it at their first use.
+
+    That import takes as long again as PyTorch's own, in every process that trains; a step itself stays as it is.
+    """
+    guarded = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")
+    methods: dict[str, Any] = {name: inspect.unwrap(getattr(kind, name)) for name in guarded}
+    methods["step"] = torch.no_grad()(inspect.unwrap(kind.step))
+    return type(kind.__name__, (kind,), methods)
+
+
+_EagerSGD, _EagerAdam, _EagerAdamW = _eager(SGD), _eager(Adam), _eager(AdamW)
 
 
 def _trainable(model: torch.nn.Module) -> list[torch.nn.Parameter]:
