@@ -91,11 +91,10 @@ def cell(each: dict[tuple[str, str], float], name: str, column: str) -> str:
 class Canned(TuneTrial):
     """A trial of ours without its training: reports of the same shape, made without torch."""
 
-    def setup(self, config: dict[str, Any], shared: dict[str, Any] | None = None) -> None:
+    def setup(self, config: dict[str, Any]) -> None:
         """Takes the place of building a model."""
-        self._shared = shared if shared is not None else self._shared
-        spec = {**self._shared, **config["spec"]}
-        self._reports = canned(spec["trial_id"], spec["budget"]["max_epochs"])
+        if config:
+            self._reports = canned(config["spec"]["trial_id"], config["spec"]["budget"]["max_epochs"])
 
 
 def canned(trial_id: str, num_reports: int) -> Iterator[Any]:
@@ -116,12 +115,13 @@ def run_ours(num_trials: int, num_reports: int, folder: str) -> None:
     from rich.console import Console
 
     from sweeps import Sweep, loguniform
-    from sweeps.engine import tune as engine
     from sweeps.engine.cluster import connected
     from sweeps.engine.endings import Endings
     from sweeps.engine.journal import Journal
     from sweeps.engine.progress import Progress
     from sweeps.engine.recorder import Recorder
+    from sweeps.engine.tune import run_search
+    from sweeps.engine.workers import Workers
     from sweeps.search.searchers import make_search
     from trainables.loading import find_task
     from trainables.spec import Checkpoints
@@ -137,13 +137,15 @@ def run_ours(num_trials: int, num_reports: int, folder: str) -> None:
         stage="search",
         storage=folder,
     )
-    engine.TuneTrial = Canned  # type: ignore[misc]
     checkpoints = Checkpoints(str(Path(folder) / "checkpoints"), 60.0, "val_accuracy", "max")
     with Journal(Path(folder) / "run") as journal, Progress(Console()) as progress, connected(sweep) as resources:
         search = make_search(sweep, sweep.precisions, checkpoints, {}, resources.slots)
         progress.stage("search", search.total, "nothing")
         recorder = Recorder(journal, progress)
-        engine.run_search(sweep, find_task(sweep.task), search, (), resources, recorder, Endings(recorder, checkpoints))
+        endings = Endings(recorder, checkpoints)
+        with Workers(Canned, resources) as workers:
+            workers.start(resources.slots)
+            run_search(sweep, find_task(sweep.task), search, (), resources, workers, recorder, endings)
 
 
 class Nothing(tune.Trainable):

@@ -5,22 +5,20 @@ and remove a placement group for each, ask every worker for its address twice a 
 end (``benchmarks/overhead.py`` times both).
 """
 
-from collections import Counter
 from typing import Any
 
-import ray
-from ray.air.execution.resources.placement_group import PlacementGroupResourceManager
-from ray.air.execution.resources.request import ResourceRequest
+from ray.air.execution._internal.tracked_actor import TrackedActor
 from ray.tune import Callback, CheckpointConfig, PlacementGroupFactory
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Experiment, Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher, SearchGenerator
 
+from sweeps.engine.workers import Workers
+
 
 def run_trials(
-    trainable: type,
-    resources: PlacementGroupFactory,
+    workers: Workers,
     searcher: Searcher,
     scheduler: TrialScheduler,
     callback: Callback,
@@ -29,11 +27,10 @@ def run_trials(
     max_failures: int,
     folder: str,
 ) -> None:
-    """Runs the trials that a searcher hands out until all have ended; where it is interrupted, nothing goes on.
+    """Runs the trials that a searcher hands out until all have ended.
 
     Args:
-        trainable: of all trials; its workers are reused.
-        resources: of each trial.
+        workers: that have started or are starting; they are reused, and end with the search.
         searcher: hands the trials out.
         scheduler: says who goes on.
         callback: is told of all that happens.
@@ -44,38 +41,26 @@ def run_trials(
     """
     experiment = Experiment(
         "search",
-        trainable,
+        workers.trainable,
         num_samples=num_trials,
         storage_path=folder,
         max_failures=max_failures,
         checkpoint_config=CheckpointConfig(checkpoint_at_end=False),
     )
-    search = _Search(searcher, trainable, resources)
+    search = _Search(searcher, workers.trainable, workers.request)
     search.add_configurations([experiment])
-    groups = RecycledGroups()
     controller: Any = _Controller(
         search_alg=search,
         scheduler=scheduler,
         callbacks=[callback],
         storage=experiment.storage,
         reuse_actors=True,
-        resource_manager_factory=lambda: groups,
     )
     controller.update_max_pending_trials(max_pending)
-    _run(controller, groups)
-
-
-def _run(controller: Any, groups: "RecycledGroups") -> None:
-    """Runs to the end; where that is not reached, frees what a Ray that outlives the driver would keep reserved."""
-    try:
-        while not controller.is_finished():
-            controller.step()
-        controller.cleanup()
-    except BaseException:
-        for actor, _ in controller._actor_manager._live_actors_to_ray_actors_resources.values():
-            ray.kill(actor)
-        groups.clear()  # type: ignore[no-untyped-call]
-        raise
+    controller.take_over(workers)
+    while not controller.is_finished():
+        controller.step()
+    controller.cleanup()
 
 
 class _Controller(TuneController):
@@ -84,6 +69,29 @@ class _Controller(TuneController):
     A worker that is starting comes to its start. Tune would hand the trial that it starts for to the next worker that
     becomes free, and end it: where trials are shorter than the start of a worker, one worker would run them all.
     """
+
+    def take_over(self, workers: Workers) -> None:
+        """Has trials run in workers that were there before it."""
+        self._actor_manager, self._request = workers.manager, workers.request
+        for worker in workers.manager.all_actors:
+            worker.set_on_start(self._worker_started)
+            worker.set_on_stop(self._actor_stopped)
+            worker.set_on_error(self._worker_failed)
+        self._actor_cache.increase_max(workers.request, len(workers.started))
+        for worker in workers.started:
+            self._worker_started(worker)
+        self._actor_cache.decrease_max(workers.request, len(workers.started))
+
+    def _worker_started(self, worker: TrackedActor) -> None:
+        """A worker without a trial waits for one, as one does whose trial has ended."""
+        self._started_actors.add(worker)
+        if not self._actor_cache.cache_object(self._request, worker):
+            self._remove_actor(worker)
+
+    def _worker_failed(self, worker: TrackedActor, exception: Exception) -> None:
+        """A worker died; one without a trial is missed by nobody."""
+        if worker in self._actor_to_trial:
+            self._actor_failed(worker, exception)
 
     def checkpoint(self, force: bool = False, wait: bool = False) -> None:
         """Nothing."""
@@ -166,26 +174,3 @@ class _Search(SearchGenerator):
             max_failures=experiment_spec["max_failures"],
             trial_dirname_creator=lambda trial: str(trial.config["spec"]["trial_id"]),
         )
-
-
-class RecycledGroups(PlacementGroupResourceManager):
-    """Hands the placement group of a request that was taken back to the next request alike.
-
-    Tune requests one for every trial that waits, and takes the request back when a worker becomes free. The group
-    itself may as well go on waiting for the next trial: a cluster that can grow still sees what is wanted.
-    """
-
-    def __init__(self, update_interval_s: float = 0.1) -> None:
-        super().__init__(update_interval_s)
-        self._spare: Counter[ResourceRequest] = Counter()
-
-    def request_resources(self, resource_request: ResourceRequest) -> None:
-        """Takes a spare group where there is one."""
-        if self._spare[resource_request]:
-            self._spare[resource_request] -= 1
-        else:
-            super().request_resources(resource_request)
-
-    def cancel_resource_request(self, resource_request: ResourceRequest) -> None:
-        """Makes the request's group a spare one."""
-        self._spare[resource_request] += 1

@@ -28,6 +28,7 @@ from trainables.spec import Checkpoints, TrialSpec
 
 if TYPE_CHECKING:
     from analysis import Results
+    from sweeps.engine.workers import Workers
 
 
 def run(sweep: Sweep, console: Console | None = None) -> "Results":
@@ -56,7 +57,7 @@ def run(sweep: Sweep, console: Console | None = None) -> "Results":
         past = read_past(folder, sweep, source) if sweep.resume else Past()
         begun = f"goes on in {folder}, {len(past.ended)} trials done" if sweep.resume else f"results go to {folder}"
         progress.say(f"sweep   {sweep.name}: {sweep.task}, {num_trials} trials; {begun}")
-        this = _Run(sweep, source, first, past, Recorder(journal, progress, past.steps, past.begun))
+        this = _Run(sweep, source, num_trials, first, past, Recorder(journal, progress, past.steps, past.begun))
         this.declare(past.metric or sweep.metric or "val_loss", past.mode if past.metric else sweep.mode or "min")
         with connected(sweep) as resources:
             if resources.waits_for:
@@ -112,6 +113,7 @@ class _Run:
     Args:
         sweep: what was declared.
         source: its task.
+        num_trials: of the search, at most.
         first: trial of the search, which the probe is made with.
         past: what was recorded before, where the run goes on.
         recorder: takes all that happens.
@@ -119,6 +121,7 @@ class _Run:
 
     sweep: Sweep
     source: TaskSource
+    num_trials: int
     first: PlannedTrial | None
     past: Past
     recorder: Recorder
@@ -134,17 +137,22 @@ class _Run:
 
     def stages(self, resources: Resources) -> None:
         """The stages in their order, up to the last one asked for."""
-        usable, metric, mode = self._probe(resources)
-        if self.sweep.stage != "probe" and usable:
-            folder = str(self.recorder.journal.folder.resolve() / CHECKPOINTS_DIR)
-            checkpoints = Checkpoints(folder, self.sweep.checkpoint_every_s, metric, mode)
-            endings = Endings(self.recorder, checkpoints, self.past.kept)
-            self._search(resources, usable, endings)
-            if self.sweep.stage == "confirm" and self.sweep.confirm is not None:
-                self._confirm(resources, usable, endings)
+        from sweeps.engine.workers import Workers
+        from trainables.adapters.ray_tune import TuneTrial
+
+        endings: Endings | None = None
+        with Workers(TuneTrial, resources) as workers:
+            usable, metric, mode = self._probe(resources, workers)
+            if self.sweep.stage != "probe" and usable:
+                folder = str(self.recorder.journal.folder.resolve() / CHECKPOINTS_DIR)
+                checkpoints = Checkpoints(folder, self.sweep.checkpoint_every_s, metric, mode)
+                endings = Endings(self.recorder, checkpoints, self.past.kept)
+                self._search(resources, workers, usable, endings)
+        if self.sweep.stage == "confirm" and endings is not None:
+            self._confirm(resources, usable, endings)
         self.declare(metric, mode, probed=True, ended_at=rows.now())
 
-    def _probe(self, resources: Resources) -> tuple[list[str], str, Literal["max", "min"]]:
+    def _probe(self, resources: Resources, workers: "Workers") -> tuple[list[str], str, Literal["max", "min"]]:
         """The precisions that remain, and what the task's trials are ranked by."""
         progress = self.recorder.progress
         if self.past.usable is not None:
@@ -152,7 +160,9 @@ class _Run:
             return self.past.usable, self.past.metric, self.past.mode
         names = ladder_order(self.sweep.precisions)
         progress.stage("probe", len(names), f"a few steps in {', '.join(names)}")
-        results = run_probe(probe_spec(self.sweep, self.source, self.first, resources), names, resources, self.recorder)
+        workers.start(1 if self.sweep.stage == "probe" else min(self.num_trials, resources.slots))
+        spec = probe_spec(self.sweep, self.source, self.first, resources)
+        results = run_probe(spec, names, resources, workers, self.recorder)
         for result in results:
             progress.say("  " + describe_probe(result))
         metrics = next((result["metrics"] for result in results if result["metrics"]), ())
@@ -161,7 +171,7 @@ class _Run:
         progress.ranks_by(metric, mode)
         return [result["precision"] for result in results if result["status"] == "completed"], metric, mode
 
-    def _search(self, resources: Resources, usable: Sequence[str], endings: Endings) -> None:
+    def _search(self, resources: Resources, workers: "Workers", usable: Sequence[str], endings: Endings) -> None:
         from sweeps.engine.tune import run_search
         from sweeps.search.searchers import make_search
 
@@ -175,7 +185,9 @@ class _Run:
             reason = f"the probe left {trial.precision} out"
             self.recorder.record("trial", rows.never_ran(trial, "search", "excluded", reason))
         if search.total:
-            run_search(self.sweep, self.source, search, self.past.reports, resources, self.recorder, endings)
+            workers.start(min(search.total, resources.slots))
+            past = self.past.reports
+            run_search(self.sweep, self.source, search, past, resources, workers, self.recorder, endings)
         if search.remark:
             self.recorder.progress.say(f"  {search.remark}")
         if search.error is not None:
@@ -185,7 +197,8 @@ class _Run:
     def _confirm(self, resources: Resources, usable: Sequence[str], endings: Endings) -> None:
         from sweeps.engine.confirm import Confirmation
 
-        assert self.sweep.confirm is not None
+        if self.sweep.confirm is None:
+            return
         if len(usable) < 2 or not set(usable) & set(self.sweep.baselines):
             self.recorder.progress.say(
                 f"confirm left out: of the precisions, only {', '.join(usable)} can be used here"

@@ -6,9 +6,6 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
-
-from ray import tune
 
 from sweeps.engine.callback import JournalCallback
 from sweeps.engine.cluster import Resources
@@ -17,12 +14,12 @@ from sweeps.engine.endings import Endings
 from sweeps.engine.failures import MAX_FAILURES, survive_memory_kills
 from sweeps.engine.recorder import Recorder
 from sweeps.engine.sweep import Sweep
+from sweeps.engine.workers import Workers
 from sweeps.search.asha import Asha
 from sweeps.search.schedulers import make_scheduler
 from sweeps.search.searchers import Search
-from trainables.adapters.ray_tune import TuneTrial
 from trainables.loading import TaskSource
-from trainables.spec import Checkpoints, TrialSpec
+from trainables.spec import TrialSpec
 
 
 def run_search(
@@ -31,6 +28,7 @@ def run_search(
     search: Search,
     past: Sequence[tuple[str, str, int, float]],
     resources: Resources,
+    workers: Workers,
     recorder: Recorder,
     endings: Endings,
 ) -> None:
@@ -42,11 +40,15 @@ def run_search(
         search: what to run.
         past: reports from before an interruption, as :class:`sweeps.engine.resume.Past` keeps them.
         resources: of each trial.
+        workers: that the trials run in.
         recorder: takes the rows.
         endings: takes the trials that end, and says what they are ranked by.
     """
     checkpoints = endings.checkpoints
-    search.to_beat = endings.to_beat
+    template = TrialSpec(
+        "", source, {}, "", 0, sweep.budget, resources.num_cpus, resources.num_gpus, checkpoints=checkpoints
+    )
+    search.template, search.to_beat = template.to_dict(), endings.to_beat
     scheduler = make_scheduler(sweep, checkpoints.metric, checkpoints.mode, sweep.max_reports)
     if isinstance(scheduler, Asha):
         scheduler.replay(past)
@@ -54,8 +56,7 @@ def run_search(
     callback = JournalCallback(search, resources, name, recorder, endings)
     with tempfile.TemporaryDirectory(prefix="ampsweep-") as scratch, _quiet_tune(), survive_memory_kills():
         run_trials(
-            _trainable(sweep, source, resources, checkpoints),
-            tune.PlacementGroupFactory([{"CPU": resources.num_cpus, "GPU": resources.num_gpus}]),
+            workers,
             search,
             scheduler,
             callback,
@@ -64,14 +65,6 @@ def run_search(
             max_failures=MAX_FAILURES,
             folder=scratch,
         )
-
-
-def _trainable(sweep: Sweep, source: TaskSource, resources: Resources, checkpoints: Checkpoints) -> Any:
-    """The trainable with what all trials share, and what each of them gets."""
-    cpus, gpus = resources.num_cpus, resources.num_gpus
-    template = TrialSpec("", source, {}, "", 0, sweep.budget, cpus, gpus, checkpoints=checkpoints).to_dict()
-    shared = {name: template[name] for name in ("task", "budget", "num_cpus", "num_gpus", "checkpoints")}
-    return tune.with_parameters(TuneTrial, shared=shared)
 
 
 @contextmanager

@@ -32,14 +32,16 @@ class Search(Searcher):
         trials: known by now; ``trials`` has them by id, and further ones as they are chosen.
         total: trials that it hands out at most.
 
-    ``to_beat`` tells the best metric of a completed trial of a precision so far, for the trials to know; ``error`` is
-    what a searcher raised, ``remark`` why the search ended early where nothing was raised.
+    ``template`` has the fields of :class:`trainables.spec.TrialSpec` that all trials share; ``to_beat`` tells the best
+    metric of a completed trial of a precision so far, for the trials to know; ``error`` is what a searcher raised,
+    ``remark`` why the search ended early where nothing was raised.
     """
 
     def __init__(self, trials: Sequence[PlannedTrial], total: int) -> None:
         super().__init__()
         self.trials = {trial.trial_id: trial for trial in trials}
         self.total = total
+        self.template: Mapping[str, Any] = {}
         self.to_beat: Callable[[str], float | None] = lambda precision: None
         self.error: SweepError | None = None
         self.remark: str | None = None
@@ -49,7 +51,7 @@ class Search(Searcher):
 
     def _own_fields(self, trial: PlannedTrial) -> dict[str, Any]:
         own = {"trial_id": trial.trial_id, "config": trial.config, "precision": trial.precision, "seed": trial.seed}
-        return {"spec": own | {"to_beat": self.to_beat(trial.precision)}}
+        return {"spec": {**self.template, **own, "to_beat": self.to_beat(trial.precision)}}
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune pickles searchers for a restore that is not used here."""

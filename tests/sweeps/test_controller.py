@@ -13,7 +13,10 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 from ray.util import placement_group_table
 
+from sweeps.engine.cluster import Resources
 from sweeps.engine.controller import run_trials
+from sweeps.engine.workers import Workers
+from sweeps.search.checks import Unfinished
 
 pytestmark = pytest.mark.ray
 MAX_PENDING = 8
@@ -24,6 +27,9 @@ class Nothing(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         self.reports = 0
+
+    def process(self) -> int:
+        return os.getpid()
 
     def step(self) -> dict[str, Any]:
         if self.config["spec"]["dies"]:
@@ -91,9 +97,10 @@ class Seen(tune.Callback):
 def search(
     folder: Path, seen: Seen, scheduler: FIFOScheduler, enough: Callable[[int], bool], dying: int = -1
 ) -> list[str]:
-    resources = tune.PlacementGroupFactory([{"CPU": 1}])
     searcher = Numbers(enough, dying)
-    run_trials(Nothing, resources, searcher, scheduler, seen, 2000, MAX_PENDING, 1, str(folder))
+    with Workers(Nothing, Resources(1, 0, 2, 2)) as workers:
+        workers.start(2)
+        run_trials(workers, searcher, scheduler, seen, 2000, MAX_PENDING, 1, str(folder))
     return [f"trial-{number}" for number in range(searcher.next)]
 
 
@@ -131,4 +138,35 @@ def test_an_interruption_frees_workers_and_reservations(ray_address: str, tmp_pa
     with pytest.raises(KeyboardInterrupt):
         search(tmp_path, seen, FIFOScheduler(), lambda n: n >= 20)
     assert len(seen.ended) == 5
+    wait_until_all_is_free()
+
+
+def test_trials_run_in_the_workers_that_were_there_before_the_search(ray_address: str, tmp_path: Path) -> None:
+    import ray
+
+    seen = Seen()
+    searcher = Numbers(lambda n: n >= 30 and len(set(seen.processes)) == 2, dying=-1)
+    with Workers(Nothing, Resources(1, 0, 2, 2)) as workers:
+        workers.start(2)
+        before = {ray.get(workers.first().process.remote())}
+        workers.replace_first()
+        before.add(ray.get(workers.first().process.remote()))
+        run_trials(workers, searcher, FIFOScheduler(), seen, 2000, MAX_PENDING, 1, str(tmp_path))
+    assert len(seen.ended) == searcher.next
+    assert len(before - set(seen.processes)) == 1
+    wait_until_all_is_free()
+
+
+class Dying(tune.Trainable):
+    """Cannot even be made."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        raise RuntimeError("planted")
+
+
+def test_workers_that_die_while_they_start_end_the_sweep(ray_address: str) -> None:
+    with Workers(Dying, Resources(1, 0, 2, 2)) as workers:
+        workers.start(2)
+        with pytest.raises(Unfinished, match="workers must start, but 3 of them died"):
+            workers.first()
     wait_until_all_is_free()

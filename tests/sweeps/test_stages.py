@@ -14,9 +14,11 @@ from sweeps.engine.progress import Progress
 from sweeps.engine.recorder import Recorder
 from sweeps.engine.resume import Past
 from sweeps.engine.stages import describe_probe, in_halves, searched, winners
+from sweeps.engine.workers import Workers
 from sweeps.search.checks import Unfinished
 from sweeps.search.plan import plan_confirm, search_trial
 from sweeps.search.searchers import Search
+from trainables.adapters.ray_tune import TuneTrial
 from trainables.loading import find_task
 from trainables.spec import Checkpoints
 
@@ -94,6 +96,13 @@ def test_winners_and_used_seeds_are_those_that_the_journal_tells_of(tmp_path: Pa
     assert {row["seed"] for row in searched(tmp_path / "r")} == {search_trial(0, i, {}, "fp32").seed for i in range(6)}
 
 
+class WorkersOfNoRay(Workers):
+    """None, since nothing is run."""
+
+    def start(self, count: int) -> None:
+        assert count == 1
+
+
 def test_a_search_that_its_searcher_ended_is_unfinished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def ended(sweep: Sweep, source: object, search: Search, *others: object) -> None:
         search.error = SweepError("searcher: planted")
@@ -103,11 +112,11 @@ def test_a_search_that_its_searcher_ended_is_unfinished(tmp_path: Path, monkeypa
     with Journal(tmp_path / "r") as journal:
         recorder = Recorder(journal, Progress(Console(quiet=True)))
         endings = Endings(recorder, Checkpoints(str(tmp_path), 0, "val_loss", "min"))
-        this = stages._Run(sweep, find_task(sweep.task), None, Past(), recorder)
+        this = stages._Run(sweep, find_task(sweep.task), 1, None, Past(), recorder)
         with pytest.raises(
             Unfinished, match=r"^searcher: planted; what was measured so far is kept, --resume"
         ) as error:
-            this._search(Resources(1, 0, 2, 2), ["fp32"], endings)
+            this._search(Resources(1, 0, 2, 2), WorkersOfNoRay(TuneTrial, Resources(1, 0, 2, 2)), ["fp32"], endings)
     assert isinstance(error.value.__cause__, SweepError)
 
 

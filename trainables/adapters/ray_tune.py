@@ -1,6 +1,7 @@
 """A trial as Ray Tune runs it: one report a step, in a worker process that goes on to the next trial."""
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,26 +19,50 @@ class TuneTrial(tune.Trainable):
 
     A result carries the metrics by name, for schedulers, and the whole report under ``"report"``. A trial that fails
     says so in its last report, and the process takes the next one: only the death of the process is an error of Tune's.
+
+    Made without a configuration it only imports what trials need, and then probes or is given a trial.
     """
 
     _trial: "Trial"
-    _reports: "Iterator[TrialReport]"
-    _shared: dict[str, Any]
+    _reports: "Iterator[TrialReport]" = iter(())
 
-    def setup(self, config: dict[str, Any], shared: dict[str, Any] | None = None) -> None:
+    def setup(self, config: dict[str, Any]) -> None:
         """Makes the trial ready; nothing is built before the first step, so that building can fail as a report.
 
         Args:
-            config: ``{"spec": ...}`` with the fields of :class:`trainables.spec.TrialSpec` that are the trial's own.
-            shared: the fields that all trials of the run share.
+            config: ``{"spec": ...}`` with the fields of :class:`trainables.spec.TrialSpec`, or nothing.
         """
         from trainables.memory import settle_process
         from trainables.trial import Trial
 
         settle_process()
-        self._shared = shared if shared is not None else self._shared
-        self._trial = Trial(TrialSpec.from_dict({**self._shared, **config["spec"]}))
-        self._reports = self._trial.reports()
+        if config:
+            self._trial = Trial(TrialSpec.from_dict(config["spec"]))
+            self._reports = self._trial.reports()
+
+    def probe(self, spec: dict[str, Any], precisions: list[str]) -> Iterator[dict[str, Any]]:
+        """Probes precisions; see :func:`trainables.probe.probe`.
+
+        Args:
+            spec: the fields of a :class:`trainables.spec.TrialSpec`.
+            precisions: names of the ladder.
+
+        Yields:
+            the fields of a :class:`trainables.probe.ProbeResult` for each.
+
+        Raises:
+            TaskError: the task cannot be built.
+        """
+        from trainables.loading import TaskError, describe
+        from trainables.probe import probe
+
+        try:
+            for result in probe(TrialSpec.from_dict(spec), precisions):
+                yield dataclasses.asdict(result)
+        except TaskError as error:
+            raise TaskError(str(error)) from None  # what it came from need not survive the way to the driver
+        except KeyboardInterrupt as error:  # to Ray it would mean that the driver had cancelled the probe
+            raise TaskError(f"task: must run to its end, got {describe(error)}; correct the task") from None
 
     def step(self) -> dict[str, Any]:
         """Trains until the next report."""
@@ -66,7 +91,8 @@ class TuneTrial(tune.Trainable):
 
     def cleanup(self) -> None:
         """Ends the trial where it stands and restores the global state that it found."""
-        self._reports.close()  # type: ignore[attr-defined]
+        if isinstance(self._reports, Generator):
+            self._reports.close()
 
 
 def refuse_poisoned_gpu(reason: str) -> None:
