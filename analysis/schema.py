@@ -74,6 +74,7 @@ TRIAL_COLUMNS: Final = {
     "precision": "string",
     "effective_precision": "string",
     "effective_share": "float64",
+    "route": "string",
     "seed": "Int64",
     # config/<name>... stand here
     "epochs": "float64",
@@ -134,6 +135,7 @@ TIMING_COLUMNS: Final = {
     "step_ms": "float64",
     "samples_per_s": "float64",
     "peak_memory_bytes": "Int64",
+    "route": "string",
     "effective_precision": "string",
     "effective_share": "float64",
     "init_digest": "string",

@@ -145,7 +145,7 @@ def run_ours(num_trials: int, num_reports: int, folder: str) -> None:
         endings = Endings(recorder, checkpoints)
         with Workers(Canned, resources) as workers:
             workers.start(resources.slots)
-            run_search(sweep, find_task(sweep.task), search, (), resources, workers, recorder, endings)
+            run_search(sweep, find_task(sweep.task), search, (), resources, workers, {}, recorder, endings)
 
 
 class Nothing(tune.Trainable):

@@ -1,12 +1,17 @@
 """A trial's device and loop."""
 
+from contextlib import suppress
+from dataclasses import replace
+
 import torch
 
+from trainables.effective import Observation, observe
 from trainables.hyperparameters import Hyperparameters
 from trainables.isolation import seed_everything
 from trainables.ladder import Precision
 from trainables.loading import build_task
 from trainables.loop import Loop
+from trainables.routes import DEFAULT
 from trainables.spec import TrialSpec
 
 
@@ -39,8 +44,29 @@ def build_loop(spec: TrialSpec, precision: Precision, device: torch.device, num_
     hyper = Hyperparameters.of(spec.config)
     batch_size = min(hyper.batch_size, len(task.train_set))  # type: ignore[arg-type]
     steps_per_epoch = len(task.train_set) // batch_size  # type: ignore[arg-type]
-    loop = Loop(
-        task, hyper, precision, spec.seed, device, spec.budget.num_steps(steps_per_epoch) if num_steps else None
-    )
+    total = spec.budget.num_steps(steps_per_epoch) if num_steps else None
+    loop = Loop(task, hyper, precision, spec.seed, device, total, spec.route)
     seed_everything(spec.seed)  # dropout must not depend on how much building drew
     return loop
+
+
+def build_observed(
+    spec: TrialSpec, precision: Precision, device: torch.device, num_steps: bool = True
+) -> tuple[Loop, Observation]:
+    """A trial's loop, and what its first step does.
+
+    The route is one that suited another configuration: where this one cannot take it, or would not compute in its
+    precision by it, the loop takes the default route.
+
+    Args:
+        spec, precision, device, num_steps: as of :func:`build_loop`.
+    """
+    if spec.route != DEFAULT:
+        with suppress(RuntimeError):
+            loop = build_loop(spec, precision, device, num_steps)
+            observation = observe(loop)
+            if observation.mismatch(precision) is None:
+                return loop, observation
+        spec = replace(spec, route=DEFAULT)
+    loop = build_loop(spec, precision, device, num_steps)
+    return loop, observe(loop)

@@ -109,7 +109,9 @@ def _shapes(operation: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
         # Both have a bias (or its size) between weight and stride; backward has the output's gradient in front.
         image, weight, _, *rest = args[1:] if "backward" in operation else args
         stride, padding, dilation, transposed, _, groups = rest[:6]
-        return tuple(image.shape), tuple(weight.shape), stride, padding, dilation, transposed, groups
+        last = weight.dim() == 4 and weight.is_contiguous(memory_format=torch.channels_last)
+        layout = torch.channels_last if last else torch.contiguous_format
+        return tuple(image.shape), tuple(weight.shape), layout, stride, padding, dilation, transposed, groups
     operands = [a.shape for a in args if isinstance(a, torch.Tensor) and a.dim() >= 2][-2:]
     return operands[0][-2], operands[0][-1], operands[-1][-1]
 
@@ -215,9 +217,10 @@ def _matmul(shapes: tuple[Any, ...], value: float, device: torch.device) -> torc
 
 
 def _conv(shapes: tuple[Any, ...], value: float, device: torch.device) -> torch.Tensor:
-    images, kernels, stride, padding, dilation, transposed, groups = shapes
+    images, kernels, layout, stride, padding, dilation, transposed, groups = shapes
     weight = torch.zeros(kernels, dtype=torch.float32, device=device)
     middle = tuple(size // 2 for size in kernels[2:])
     weight[(0, slice(None), *middle) if transposed else (slice(None), 0, *middle)] = 1.0
+    weight = weight.contiguous(memory_format=layout)
     image = torch.full(images, value, dtype=torch.float32, device=device)
     return torch.convolution(image, weight, None, stride, padding, dilation, transposed, [0] * len(stride), groups)

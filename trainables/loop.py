@@ -13,6 +13,7 @@ from trainables.ladder import Precision
 from trainables.optim import learning_rate_factor, make_optimizer
 from trainables.outputs import default_loss, make_forward, upcast
 from trainables.precision import autocast, make_scaler
+from trainables.routes import DEFAULT, take_route
 from trainables.task import Batch, Task
 
 
@@ -45,6 +46,7 @@ class Loop:
         seed: of the data order.
         device: where it trains.
         num_steps: of the whole run, for the schedule; ``None``: the schedule stays at its start (timing, probing).
+        route: one of :data:`trainables.routes.ROUTES`.
     """
 
     def __init__(
@@ -55,11 +57,14 @@ class Loop:
         seed: int,
         device: torch.device,
         num_steps: int | None = None,
+        route: str = DEFAULT,
     ) -> None:
+        self.route = route
         self.task, self.hyper, self.precision, self.device = task, hyper, precision, device
         self.dtype = None if precision.parameters == "float32" else getattr(torch, precision.parameters)
         self.init_digest = weights_digest(task.model)
         self.model = task.model.to(device=device, dtype=self.dtype)
+        take_route(route, self.model)
         self.data = TrainingData(task, hyper.batch_size, hyper.accumulate_steps, seed, device, self.dtype)
         self.scaler = make_scaler(precision, device)
         self.optimizer = make_optimizer(task, hyper)

@@ -22,8 +22,7 @@ from typing import Any
 
 import torch
 
-from trainables.build import build_loop, pick_device
-from trainables.effective import observe
+from trainables.build import build_observed, pick_device
 from trainables.isolation import isolated
 from trainables.ladder import LADDER
 from trainables.loading import describe, load_function
@@ -60,6 +59,7 @@ class Arm:
         return {
             "precision": self.precision,
             "is_copy": self.is_copy,
+            "route": self.loop.route,
             "window_ms": self.window_ms,
             "effective_precision": self.effective_precision,
             "effective_share": self.effective_share,
@@ -125,8 +125,8 @@ def _build(job: TimingJob, name: str, is_copy: bool, device: torch.device) -> Ar
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)  # pragma: gpu
         before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
-        arm = Arm(name, is_copy, build_loop(job.trial, precision, device, num_steps=False))
-        observation = observe(arm.loop)
+        loop, observation = build_observed(job.arm(name), precision, device, num_steps=False)
+        arm = Arm(name, is_copy, loop)
         arm.effective_precision = observation.effective
         arm.effective_share = observation.share if observation.flops else None
         arm.loop.train(WARMUP_STEPS)

@@ -1,17 +1,17 @@
 """A few steps of each precision on the real task: is it supported, what does it run in, how long does a step take."""
 
-import dataclasses
+import math
 import socket
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from trainables.build import build_loop, pick_device
-from trainables.effective import observe
+from trainables.build import build_observed, pick_device
+from trainables.effective import Observation
 from trainables.evaluation import Evaluator
 from trainables.isolation import isolated
 from trainables.ladder import LADDER, Precision
@@ -19,13 +19,17 @@ from trainables.loading import TaskError, describe, load_function
 from trainables.loop import Loop
 from trainables.memory import is_out_of_memory, peak_memory_bytes, release_memory
 from trainables.precision import device_name, unsupported_reason
+from trainables.routes import DEFAULT, routes_of
 from trainables.spec import TrialSpec
 
 HOPELESS = 5.0
 """A precision is left out when a step takes more than this many times the first supported precision's."""
 
-MAX_STEPS, MAX_MS = 100, 300.0
-"""Timed steps of a precision end at whichever comes first."""
+MAX_STEPS, MAX_MS = 100, 200.0
+"""Timed steps of a precision by one route end at whichever comes first."""
+
+CLEARLY = 0.97
+"""A route is taken in place of the default one where a step takes at most this share of the time."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,8 @@ class ProbeResult:
             ``out_of_memory`` or ``errored``.
         status_reason: one sentence for any status but ``completed``.
         effective_precision, effective_share: what a step really ran in.
-        step_ms: median time of a step; ``fastest_ms``: of the fastest.
+        route: the fastest kernel route, which trials in this precision are to take.
+        step_ms: median time of a step; ``fastest_ms``: of the fastest; ``default_ms``: median by the default route.
         samples_per_s: training examples per second at that time.
         peak_memory_bytes: of a training step.
         init_digest: fingerprint of the initial weights.
@@ -51,7 +56,9 @@ class ProbeResult:
     status_reason: str | None = None
     effective_precision: str | None = None
     effective_share: float | None = None
+    route: str | None = None
     step_ms: float | None = None
+    default_ms: float | None = None
     fastest_ms: float | None = None
     samples_per_s: float | None = None
     peak_memory_bytes: int | None = None
@@ -66,12 +73,13 @@ class ProbeResult:
         return self.status == "completed"
 
 
-def probe(spec: TrialSpec, precisions: Sequence[str]) -> Iterator[ProbeResult]:
+def probe(spec: TrialSpec, precisions: Sequence[str], route: str | None = None) -> Iterator[ProbeResult]:
     """Probes precisions one after the other, the first supported one being what the others are compared with.
 
     Args:
-        spec: a trial on the real task; its precision and budget are not used.
+        spec: a trial on the real task; its precision, route and budget are not used.
         precisions: names of the ladder, baselines first.
+        route: the one to take; ``None`` takes the fastest in each precision.
 
     Yields:
         a result for each, as soon as it is known.
@@ -89,7 +97,7 @@ def probe(spec: TrialSpec, precisions: Sequence[str]) -> Iterator[ProbeResult]:
         if reason is not None:
             yield ProbeResult(name, "unsupported", reason, **where)
             continue
-        result = dataclasses.replace(_probe_one(spec, precision, device, baseline_ms), **where)
+        result = replace(_probe_one(spec, precision, device, baseline_ms, route), **where)
         baseline_ms = baseline_ms or (result.fastest_ms if result.is_usable else None)
         first_digest = first_digest or result.init_digest
         if result.init_digest not in (None, first_digest):
@@ -100,11 +108,20 @@ def probe(spec: TrialSpec, precisions: Sequence[str]) -> Iterator[ProbeResult]:
         yield result
 
 
-def _probe_one(spec: TrialSpec, precision: Precision, device: torch.device, baseline_ms: float | None) -> ProbeResult:
+def _probe_one(
+    spec: TrialSpec, precision: Precision, device: torch.device, baseline_ms: float | None, route: str | None
+) -> ProbeResult:
     try:
         load_function(spec.task)
         with isolated(precision, spec.seed, spec.num_threads, spec.task.directory):
-            return _measure(build_loop(spec, precision, device, num_steps=False), baseline_ms)
+            first = replace(spec, route=route or DEFAULT)
+            loop, observation = build_observed(first, precision, device, num_steps=False)
+            found = _measure(loop, observation, baseline_ms)
+            if route is None and found.is_usable:
+                others = [other for other in routes_of(loop.model) if other != loop.route]
+                del loop
+                found = _fastest(found, [_measure_route(spec, precision, device, other) for other in others])
+            return found
     except TaskError:
         raise
     except (Exception, SystemExit) as error:
@@ -114,15 +131,31 @@ def _probe_one(spec: TrialSpec, precision: Precision, device: torch.device, base
         release_memory(device)
 
 
-def _measure(loop: Loop, baseline_ms: float | None) -> ProbeResult:
+def _measure_route(spec: TrialSpec, precision: Precision, device: torch.device, route: str) -> ProbeResult | None:
+    """What the probe finds by another route than the default one; ``None`` where it cannot be taken."""
+    release_memory(device)
+    loop, observation = build_observed(replace(spec, route=route), precision, device, num_steps=False)
+    return _measure(loop, observation, None) if loop.route == route else None
+
+
+def _fastest(default: ProbeResult, others: Sequence[ProbeResult | None]) -> ProbeResult:
+    """The result of the fastest route; of the default one, unless another is clearly faster."""
+    known = [other for other in others if other is not None and other.is_usable]
+    best = min([default, *known], key=lambda result: result.step_ms or math.inf)
+    assert default.step_ms is not None
+    assert best.step_ms is not None
+    return replace(best if best.step_ms < CLEARLY * default.step_ms else default, default_ms=default.step_ms)
+
+
+def _measure(loop: Loop, observation: Observation, baseline_ms: float | None) -> ProbeResult:
     evaluator = Evaluator(loop)
     evaluator.evaluate(max_batches=1)  # what fails in evaluation, too, is to be known now
-    observation = observe(loop)
     times_ms = _step_times_ms(loop)
     step_ms = statistics.median(times_ms)
     found: dict[str, Any] = {
         "effective_precision": observation.effective,
         "effective_share": observation.share if observation.flops else None,
+        "route": loop.route,
         "step_ms": step_ms,
         "fastest_ms": min(times_ms),
         "samples_per_s": 1e3 * loop.data.batch_size / step_ms,

@@ -3,11 +3,12 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from trainables.loading import TaskSource
+from trainables.routes import DEFAULT
 
 STATE_FILE = "state.pt"
 """In the folder of a trial that still runs: all that it goes on from."""
@@ -76,6 +77,7 @@ class TrialSpec:
         budget: when to report and when to stop.
         num_cpus: threads for the CPU's share of the work, at least 1.
         num_gpus: GPUs of this trial; 0 trains on the CPU.
+        route: one of :data:`trainables.routes.ROUTES`.
         examples_of: the metric whose value per validation example the last report carries; ``None`` for none.
         checkpoints: where it is saved; ``None`` saves nothing.
         to_beat: the best metric of a completed trial so far: weights that do not beat it are not kept.
@@ -89,6 +91,7 @@ class TrialSpec:
     budget: Budget
     num_cpus: float = 1
     num_gpus: float = 0
+    route: str = DEFAULT
     examples_of: str | None = None
     checkpoints: Checkpoints | None = None
     to_beat: float | None = None
@@ -121,21 +124,27 @@ class TimingJob:
     """A block to be timed: one configuration and seed in several precisions.
 
     Args:
-        trial: configuration, seed, task and resources; its precision and budget are not used.
+        trial: configuration, seed, task and resources; its precision, route and budget are not used.
         precisions: the arms; the first is the baseline, which is timed a second time as a copy (A/A).
+        routes: precision -> its kernel route; the default one where it is not named.
         windows: of each arm, at least 1.
     """
 
     trial: TrialSpec
     precisions: tuple[str, ...]
+    routes: Mapping[str, str] = field(default_factory=dict)
     windows: int = 8
+
+    def arm(self, precision: str) -> TrialSpec:
+        """The trial in one precision, by its route."""
+        return replace(self.trial, precision=precision, route=self.routes.get(precision, DEFAULT))
 
     def to_json(self) -> str:
         """One line, as :meth:`from_json` takes it."""
-        return json.dumps({"trial": self.trial.to_dict(), "precisions": self.precisions, "windows": self.windows})
+        return json.dumps(asdict(self) | {"trial": self.trial.to_dict(), "routes": dict(self.routes)})
 
     @classmethod
     def from_json(cls, line: str) -> "TimingJob":
         """The job that :meth:`to_json` wrote."""
         data = json.loads(line)
-        return cls(TrialSpec.from_dict(data["trial"]), tuple(data["precisions"]), data["windows"])
+        return cls(TrialSpec.from_dict(data["trial"]), tuple(data["precisions"]), data["routes"], data["windows"])

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 
 from trainables import checkpoint
-from trainables.build import build_loop, pick_device
+from trainables.build import build_observed, pick_device
 from trainables.checkpoint import Saver
-from trainables.effective import Observation, observe
+from trainables.effective import Observation
 from trainables.evaluation import Evaluator
 from trainables.figures import divergence, fill, fill_times, known
 from trainables.isolation import isolated
@@ -121,7 +121,8 @@ class Trial:
         """What must be the same for a state to be of this trial."""
         spec = self._spec
         budget = dataclasses.asdict(spec.budget)
-        return {"config": dict(spec.config), "precision": spec.precision, "seed": spec.seed, "budget": budget}
+        arm = {"precision": spec.precision, "route": spec.route, "seed": spec.seed}
+        return {"config": dict(spec.config), "budget": budget, **arm}
 
     def _read_own(self) -> Mapping[str, Any] | None:
         state = checkpoint.read(self._file) if self._file is not None else None
@@ -151,9 +152,9 @@ class Trial:
             report.status, report.status_reason = "unsupported", reason
             yield
             return
-        loop = self._loop = build_loop(self._spec, precision, device)
-        report.init_digest = loop.init_digest
-        observation = observe(loop)
+        loop, observation = build_observed(self._spec, precision, device)
+        self._loop = loop
+        report.init_digest, report.route = loop.init_digest, loop.route
         report.effective_precision, report.effective_share = observation.effective, known(observation.share)
         mismatch = observation.mismatch(precision)
         if mismatch is not None and observation.flops:

@@ -26,6 +26,7 @@ class Confirmation:
         source: the task.
         budget: of every run.
         resources: of every run.
+        routes: precision -> its kernel route.
         recorder: takes the rows.
         endings: takes the trials that end, and says by which metric they are compared.
     """
@@ -35,9 +36,11 @@ class Confirmation:
         source: TaskSource,
         budget: Budget,
         resources: Resources,
+        routes: Mapping[str, str],
         recorder: Recorder,
         endings: Endings,
     ) -> None:
+        self._routes = routes
         self._source, self._budget, self._resources = source, budget, resources
         self._recorder, self._endings = recorder, endings
         self._last: dict[str, Mapping[str, Any] | None] = {}
@@ -53,6 +56,7 @@ class Confirmation:
             self._budget,
             resources.num_cpus,
             resources.num_gpus,
+            self._routes[trial.precision],
             examples_of=checkpoints.metric,
             checkpoints=checkpoints,
             to_beat=self._endings.to_beat(trial.precision),
@@ -132,7 +136,7 @@ class Confirmation:
         from sweeps.engine.failures import failure
 
         start = streaming(_time_blocks, **self._resources.exclusive)
-        left = [TimingJob(self._spec(block), precisions).to_json() for block in blocks]
+        left = [TimingJob(self._spec(block), precisions, self._routes).to_json() for block in blocks]
         while left:
             try:
                 stream = start(left)

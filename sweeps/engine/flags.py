@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, NoReturn
 
-from sweeps.engine.sweep import BUDGET, CONFIRM, RESOURCES, TRIED, WHERE, Confirm, Sweep
+from sweeps.engine.fields import BUDGET, CONFIRM, RESOURCES, TRIED, WHERE
+from sweeps.engine.sweep import Confirm, Sweep
 from sweeps.search.checks import SweepError, did_you_mean, refuse
 from sweeps.search.domains import Domain, Scalar
 from sweeps.search.space import parse_domain

@@ -20,13 +20,19 @@ def ladder_order(precisions: Sequence[str]) -> list[str]:
 
 
 def run_probe(
-    spec: TrialSpec, precisions: Sequence[str], resources: Resources, workers: "Workers", recorder: Recorder
+    spec: TrialSpec,
+    precisions: Sequence[str],
+    route: str | None,
+    resources: Resources,
+    workers: "Workers",
+    recorder: Recorder,
 ) -> list[dict[str, Any]]:
     """Probes precisions on a worker of the cluster and records a row for each.
 
     Args:
         spec: a trial on the real task.
         precisions: names of the ladder.
+        route: the kernel route to take; ``None`` finds the fastest in each precision.
         resources: of a trial.
         workers: one of which probes.
         recorder: takes the rows.
@@ -39,13 +45,15 @@ def run_probe(
         Unfinished: no worker comes to its start.
     """
     results = []
-    for result in _probe_on_worker(spec, ladder_order(precisions), workers):
+    for result in _probe_on_worker(spec, ladder_order(precisions), route, workers):
         recorder.record("trial", probed(result, resources.num_cpus, resources.num_gpus))
         results.append(result)
     return results
 
 
-def _probe_on_worker(spec: TrialSpec, precisions: list[str], workers: "Workers") -> Iterator[dict[str, Any]]:
+def _probe_on_worker(
+    spec: TrialSpec, precisions: list[str], route: str | None, workers: "Workers"
+) -> Iterator[dict[str, Any]]:
     """A precision that takes the worker's process down is left out; the others go on in another one."""
     import ray
 
@@ -54,7 +62,7 @@ def _probe_on_worker(spec: TrialSpec, precisions: list[str], workers: "Workers")
     left = list(precisions)
     while left:
         try:
-            for item in workers.first().probe.options(num_returns="streaming").remote(spec.to_dict(), left):
+            for item in workers.first().probe.options(num_returns="streaming").remote(spec.to_dict(), left, route):
                 result = ray.get(item)
                 left.remove(result["precision"])
                 yield result

@@ -11,6 +11,7 @@ from analysis.schema import SWEEP_FILE, UNFINISHED, ResultsError
 from sweeps.engine.sweep import Sweep
 from sweeps.search.checks import refuse
 from trainables.loading import TaskSource
+from trainables.routes import DEFAULT
 
 if TYPE_CHECKING:
     from analysis.journal import Journal as Recorded
@@ -31,6 +32,7 @@ SAME = (
     "searcher",
     "points",
     "seed",
+    "route",
 )
 """What must be the same for a run to go on; resources, storage, the last stage and more confirming seeds may change."""
 
@@ -40,7 +42,7 @@ class Past:
     """What a run has recorded so far; empty for a new one.
 
     Args:
-        usable: precisions that the probe left, ``None`` where it has not finished.
+        routes: precision that the probe left -> its kernel route; ``None`` where the probe has not finished.
         metric, mode: what trials are ranked by, once the probe has finished.
         ended: ids of the trials that need not run again.
         searched: trials of the search by id: their rows.
@@ -51,7 +53,7 @@ class Past:
         kept: precision -> the trial whose weights are kept, and its metric.
     """
 
-    usable: list[str] | None = None
+    routes: Mapping[str, str] | None = None
     metric: str = ""
     mode: Literal["max", "min"] = "max"
     ended: frozenset[str] = frozenset()
@@ -116,7 +118,11 @@ def read_past(folder: Path, sweep: Sweep, source: TaskSource) -> Past:
         return Past()
     metric = recorded.sweep["metric"]
     return Past(
-        usable=[t["precision"] for t in recorded.trials.values() if _probed(t) and t["status"] == "completed"],
+        routes={
+            trial["precision"]: trial.get("route") or DEFAULT
+            for trial in recorded.trials.values()
+            if trial["stage"] == "probe" and trial["status"] == "completed"
+        },
         metric=metric,
         mode=recorded.sweep["mode"],
         ended=frozenset(name for name, trial in recorded.trials.items() if trial["status"] not in UNFINISHED),
@@ -138,10 +144,6 @@ def task_digest(source: TaskSource) -> dict[str, str]:
     import hashlib
 
     return {"task_digest": hashlib.sha256(source.text.encode()).hexdigest()[:16]} if source.text is not None else {}
-
-
-def _probed(trial: Mapping[str, Any]) -> bool:
-    return bool(trial["stage"] == "probe")
 
 
 def _check_same(recorded: Mapping[str, Any], declared: Mapping[str, Any]) -> None:

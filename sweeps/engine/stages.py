@@ -24,6 +24,7 @@ from sweeps.engine.sweep import Sweep, SweepError
 from sweeps.search.checks import Unfinished, refuse
 from sweeps.search.plan import PlannedTrial, check_points, plan_confirm, plan_left_out, preview
 from trainables.loading import TaskError, TaskSource, find_task
+from trainables.routes import DEFAULT
 from trainables.spec import Checkpoints, TrialSpec
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ class _Run:
         Which metrics the task has, only the probe can tell; until then ``val_loss`` stands in, which every task has.
         """
         folder = self.recorder.journal.folder
-        resolved = {"run_name": folder.name, "metric": metric, "mode": mode, "probed": self.past.usable is not None}
+        resolved = {"run_name": folder.name, "metric": metric, "mode": mode, "probed": self.past.routes is not None}
         write_declaration(folder, {**self.sweep.to_json(), **task_digest(self.source), **resolved, **more})
 
     def stages(self, resources: Resources) -> None:
@@ -142,39 +143,41 @@ class _Run:
 
         endings: Endings | None = None
         with Workers(TuneTrial, resources) as workers:
-            usable, metric, mode = self._probe(resources, workers)
-            if self.sweep.stage != "probe" and usable:
+            routes, metric, mode = self._probe(resources, workers)
+            if self.sweep.stage != "probe" and routes:
                 folder = str(self.recorder.journal.folder.resolve() / CHECKPOINTS_DIR)
                 checkpoints = Checkpoints(folder, self.sweep.checkpoint_every_s, metric, mode)
                 endings = Endings(self.recorder, checkpoints, self.past.kept)
-                self._search(resources, workers, usable, endings)
+                self._search(resources, workers, routes, endings)
         if self.sweep.stage == "confirm" and endings is not None:
-            self._confirm(resources, usable, endings)
+            self._confirm(resources, routes, endings)
         self.declare(metric, mode, probed=True, ended_at=rows.now())
 
-    def _probe(self, resources: Resources, workers: "Workers") -> tuple[list[str], str, Literal["max", "min"]]:
-        """The precisions that remain, and what the task's trials are ranked by."""
+    def _probe(self, resources: Resources, workers: "Workers") -> tuple[Mapping[str, str], str, Literal["max", "min"]]:
+        """The precisions that remain with their kernel routes, and what the task's trials are ranked by."""
         progress = self.recorder.progress
-        if self.past.usable is not None:
+        if self.past.routes is not None:
             progress.ranks_by(self.past.metric, self.past.mode)
-            return self.past.usable, self.past.metric, self.past.mode
+            return self.past.routes, self.past.metric, self.past.mode
         names = ladder_order(self.sweep.precisions)
         progress.stage("probe", len(names), f"a few steps in {', '.join(names)}")
         workers.start(1 if self.sweep.stage == "probe" else min(self.num_trials, resources.slots))
         spec = probe_spec(self.sweep, self.source, self.first, resources)
-        results = run_probe(spec, names, resources, workers, self.recorder)
+        results = run_probe(spec, names, self.sweep.fixed_route, resources, workers, self.recorder)
         for result in results:
             progress.say("  " + describe_probe(result))
         metrics = next((result["metrics"] for result in results if result["metrics"]), ())
         metric, mode = metric_and_mode(self.sweep, [name for name in metrics if name != "val_loss"])
         self.declare(metric, mode, probed=True)
         progress.ranks_by(metric, mode)
-        return [result["precision"] for result in results if result["status"] == "completed"], metric, mode
+        completed = [result for result in results if result["status"] == "completed"]
+        return {result["precision"]: result["route"] for result in completed}, metric, mode
 
-    def _search(self, resources: Resources, workers: "Workers", usable: Sequence[str], endings: Endings) -> None:
+    def _search(self, resources: Resources, workers: "Workers", routes: Mapping[str, str], endings: Endings) -> None:
         from sweeps.engine.tune import run_search
         from sweeps.search.searchers import make_search
 
+        usable = list(routes)
         search = make_search(self.sweep, usable, endings.checkpoints, self.past.searched, resources.slots)
         left_out = [trial for trial in plan_left_out(self.sweep, usable) if trial.trial_id not in self.past.ended]
         if not search.total and not left_out:
@@ -187,16 +190,17 @@ class _Run:
         if search.total:
             workers.start(min(search.total, resources.slots))
             past = self.past.reports
-            run_search(self.sweep, self.source, search, past, resources, workers, self.recorder, endings)
+            run_search(self.sweep, self.source, search, past, resources, workers, routes, self.recorder, endings)
         if search.remark:
             self.recorder.progress.say(f"  {search.remark}")
         if search.error is not None:
             kept = "what was measured so far is kept, --resume goes on with it"
             raise Unfinished(f"{search.error}; {kept}") from search.error
 
-    def _confirm(self, resources: Resources, usable: Sequence[str], endings: Endings) -> None:
+    def _confirm(self, resources: Resources, routes: Mapping[str, str], endings: Endings) -> None:
         from sweeps.engine.confirm import Confirmation
 
+        usable = list(routes)
         if self.sweep.confirm is None:
             return
         if len(usable) < 2 or not set(usable) & set(self.sweep.baselines):
@@ -220,7 +224,7 @@ class _Run:
         best = "the best configuration" if len(configs) == 1 else f"the {len(configs)} best configurations"
         what = f"{best} again: {len(trials)} full runs and {blocks} timed pairs"
         self.recorder.progress.stage("confirm", len(trials) + blocks, what)
-        confirmation = Confirmation(self.source, self.sweep.budget, resources, self.recorder, endings)
+        confirmation = Confirmation(self.source, self.sweep.budget, resources, routes, self.recorder, endings)
         confirmation.time_blocks(early, usable)
         confirmation.run_trials(trials)
         confirmation.time_blocks(late, usable)
@@ -237,7 +241,9 @@ def describe_probe(result: Mapping[str, Any]) -> str:
     precision, reason = result["precision"], result["status_reason"]
     if result["status"] != "completed":
         return f"{precision:<15}left out, {result['status'].replace('_', ' ')}: {reason}"
-    return f"{precision:<15}{result['step_ms']:.3g} ms a step on {result['device']}"
+    by = f" by {result['route']}" if result["route"] != DEFAULT else ""
+    by += f" ({result['default_ms']:.3g} by default)" if by and result["default_ms"] else ""
+    return f"{precision:<15}{result['step_ms']:.3g} ms a step{by} on {result['device']}"
 
 
 def in_halves(trials: Sequence[PlannedTrial]) -> tuple[list[PlannedTrial], list[PlannedTrial]]:

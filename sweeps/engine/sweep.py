@@ -4,8 +4,9 @@ import dataclasses
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
+from sweeps.engine.fields import BUDGET, CONFIRM, RESOURCES, TRIED, WHERE, about, documented, option, set_fields
 from sweeps.search.checks import (
     LEAST_SHARE,
     MOST,
@@ -26,12 +27,16 @@ from sweeps.search.scheduler_names import SCHEDULERS, check_scheduler
 from sweeps.search.space import check_space, space_to_json
 from sweeps.search.successive_halving import MODES
 from trainables.ladder import BASELINES, LADDER
+from trainables.routes import ROUTES
 from trainables.spec import Budget
 
 __all__ = ["SCHEDULERS", "STAGES", "Confirm", "Sweep", "SweepError"]
 
 STAGES = ("probe", "search", "confirm")
 """The stages in their order."""
+
+AUTO = "auto"
+"""The kernel route that is left to the probe."""
 
 SCHEMA = 1
 """Version of ``sweep.json``."""
@@ -40,45 +45,16 @@ DEFAULT_EPOCHS = 10
 DEFAULT_REPORTS = 10
 """Reports of a run with a budget in steps, where nothing else is said."""
 
-TRIED, BUDGET, CONFIRM = "what is tried", "budget", "confirm"
-RESOURCES, WHERE = "resources", "where and how"
 
-_Declaration = TypeVar("_Declaration")
-
-
-def _about(group: str, help: str, metavar: str = "") -> dict[str, str]:
-    """What ``--help`` and the class's documentation say about a field."""
-    return {"group": group, "help": help, "metavar": metavar}
-
-
-def _option(default: object, group: str, help: str, metavar: str = "") -> Any:
-    """A field with a default, and what :func:`_about` says of it."""
-    return field(default=default, metadata=_about(group, help, metavar))
-
-
-def _documented(cls: type[_Declaration]) -> type[_Declaration]:
-    """Appends the fields' help texts to the class's docstring, so that each is written once."""
-    entries = dataclasses.fields(cls)  # type: ignore[arg-type]
-    arguments = "\n".join(f"    {entry.name}: {entry.metadata['help']}." for entry in entries)
-    cls.__doc__ = f"{cls.__doc__}\n\nArgs:\n{arguments}\n\nRaises:\n    SweepError: a field is out of its range."
-    return cls
-
-
-def _set(declaration: object, values: Mapping[str, object]) -> None:
-    """Replaces fields of a frozen dataclass by their normalized values."""
-    for name, value in values.items():
-        object.__setattr__(declaration, name, value)
-
-
-@_documented
+@documented
 @dataclass(frozen=True)
 class Confirm:
     """How the winners of the search are confirmed."""
 
-    top_k: int = _option(1, CONFIRM, "best configurations of each precision, to run again in all precisions", "N")
-    num_seeds: int = _option(6, CONFIRM, "new seeds, and so pairs, of each configuration", "N")
-    target_speedup: float = _option(1.5, CONFIRM, "speed-up over the baseline that a PASS has to reach, e.g. 1.5", "X")
-    margin: float = _option(0.01, CONFIRM, "loss of metric that is acceptable, in the metric's own units", "X")
+    top_k: int = option(1, CONFIRM, "best configurations of each precision, to run again in all precisions", "N")
+    num_seeds: int = option(6, CONFIRM, "new seeds, and so pairs, of each configuration", "N")
+    target_speedup: float = option(1.5, CONFIRM, "speed-up over the baseline that a PASS has to reach, e.g. 1.5", "X")
+    margin: float = option(0.01, CONFIRM, "loss of metric that is acceptable, in the metric's own units", "X")
 
     def __post_init__(self) -> None:
         """Validates and normalizes the fields."""
@@ -93,69 +69,76 @@ class Confirm:
             ),
             "margin": number("confirm.margin", self.margin, at_least=0, remedy="0.01 accepts the loss of one point"),
         }
-        _set(self, checked)
+        set_fields(self, checked)
 
 
-@_documented
+@documented
 @dataclass(frozen=True)
 class Sweep:
     """One sweep: a task, a search space, precisions, a budget, and what to confirm."""
 
-    name: str = field(metadata=_about(TRIED, "name of the sweep", "NAME"))
-    task: str = field(metadata=_about(TRIED, "what is fine-tuned: module:function or path/to/file.py:function", "TASK"))
+    name: str = field(metadata=about(TRIED, "name of the sweep", "NAME"))
+    task: str = field(metadata=about(TRIED, "what is fine-tuned: module:function or path/to/file.py:function", "TASK"))
     space: Mapping[str, Domain | Scalar] = field(
-        metadata=_about(
+        metadata=about(
             TRIED,
             "a hyperparameter and its domain: uniform:LOW:HIGH, loguniform:LOW:HIGH, quniform:LOW:HIGH:Q, "
             "randint:LOW:HIGH (HIGH excluded), choice:A,B,C, or a constant; repeatable",
             "NAME=DOMAIN",
         )
     )
-    precisions: tuple[str, ...] = _option(
+    precisions: tuple[str, ...] = option(
         ("fp32", "bf16-mixed", "fp16-mixed"), TRIED, f"any of {', '.join(LADDER)}", "P,P,..."
     )
-    metric: str | None = _option(None, TRIED, "what to rank by, as val_accuracy; else the task's first metric", "NAME")
-    mode: Literal["max", "min"] | None = _option(None, TRIED, "better is max or min; else min for val_loss", "max|min")
-    num_trials: int = _option(32, BUDGET, "runs of the search: configurations times precisions", "N")
-    max_epochs: int | None = _option(None, BUDGET, "epochs of a full run; 10 unless max_steps is given", "N")
-    max_steps: int | None = _option(None, BUDGET, "optimizer steps of a full run, instead of max_epochs", "N")
-    report_every_steps: int | None = _option(None, BUDGET, "steps between reports; else a tenth of max_steps", "N")
-    scheduler: str | object = _option(
+    metric: str | None = option(None, TRIED, "what to rank by, as val_accuracy; else the task's first metric", "NAME")
+    mode: Literal["max", "min"] | None = option(None, TRIED, "better is max or min; else min for val_loss", "max|min")
+    num_trials: int = option(32, BUDGET, "runs of the search: configurations times precisions", "N")
+    max_epochs: int | None = option(None, BUDGET, "epochs of a full run; 10 unless max_steps is given", "N")
+    max_steps: int | None = option(None, BUDGET, "optimizer steps of a full run, instead of max_epochs", "N")
+    report_every_steps: int | None = option(None, BUDGET, "steps between reports; else a tenth of max_steps", "N")
+    scheduler: str | object = option(
         "asha",
         TRIED,
         "asha, hyperband and median stop runs that fall behind; pbt lets them go on from the weights of the best with "
         "changed hyperparameters; fifo does neither",
         "|".join(SCHEDULERS),
     )
-    grace_period: int = _option(
+    grace_period: int = option(
         1, BUDGET, "reports before asha and median may stop a run, and from one copying of pbt to the next", "N"
     )
-    reduction_factor: int = _option(3, BUDGET, "one in that many runs survives each rung of asha and hyperband", "N")
-    searcher: str | object = _option(
+    reduction_factor: int = option(3, BUDGET, "one in that many runs survives each rung of asha and hyperband", "N")
+    searcher: str | object = option(
         "random", TRIED, "what chooses configurations; tpe follows results and needs optuna", "|".join(SEARCHERS)
     )
-    points: str | None = _option(
+    points: str | None = option(
         None, TRIED, "run exactly these configurations: JSON lines, optionally with precision and seed", "FILE"
     )
     confirm: Confirm | None = field(
-        default=Confirm(), metadata=_about(CONFIRM, "how the winners are confirmed; None confirms nothing")
+        default=Confirm(), metadata=about(CONFIRM, "how the winners are confirmed; None confirms nothing")
     )
-    cpus_per_trial: float = _option(1, RESOURCES, "CPUs of each run", "X")
-    gpus_per_trial: float | None = _option(None, RESOURCES, "GPUs of each run, 0.5 to share one; else 1 if any", "X")
-    storage: str = _option("runs", WHERE, "folder or URL under which results are kept", "PLACE")
-    run_name: str | None = _option(None, WHERE, "folder of this run; else the sweep's name and a timestamp", "NAME")
-    checkpoint_every_s: float = _option(30, WHERE, "seconds between two savings of a running trial, 0: every step", "S")
-    seed: int = _option(0, TRIED, "what all randomness of the sweep derives from", "N")
-    stage: Literal["probe", "search", "confirm"] = _option("confirm", WHERE, "the last stage to run", "|".join(STAGES))
-    address: str | None = _option(
+    cpus_per_trial: float = option(1, RESOURCES, "CPUs of each run", "X")
+    gpus_per_trial: float | None = option(None, RESOURCES, "GPUs of each run, 0.5 to share one; else 1 if any", "X")
+    route: str = option(
+        AUTO,
+        RESOURCES,
+        "kernel route: auto takes the fastest in each precision, as the probe measures it; default is PyTorch's own; "
+        "channels_last stores images so",
+        "|".join((AUTO, *ROUTES)),
+    )
+    storage: str = option("runs", WHERE, "folder or URL under which results are kept", "PLACE")
+    run_name: str | None = option(None, WHERE, "folder of this run; else the sweep's name and a timestamp", "NAME")
+    checkpoint_every_s: float = option(30, WHERE, "seconds between two savings of a running trial, 0: every step", "S")
+    seed: int = option(0, TRIED, "what all randomness of the sweep derives from", "N")
+    stage: Literal["probe", "search", "confirm"] = option("confirm", WHERE, "the last stage to run", "|".join(STAGES))
+    address: str | None = option(
         None, WHERE, "a running Ray cluster; else RAY_ADDRESS, the one running here, or a new one", "ADDRESS"
     )
-    resume: bool = _option(False, WHERE, "continue the interrupted run run_name, else this sweep's newest")
-    dry_run: bool = _option(False, WHERE, "print what would run and what it would cost, and stop")
+    resume: bool = option(False, WHERE, "continue the interrupted run run_name, else this sweep's newest")
+    dry_run: bool = option(False, WHERE, "print what would run and what it would cost, and stop")
 
     def __post_init__(self) -> None:
         """Validates and normalizes the fields."""
-        _set(self, _check_names(self) | _check_counts(self) | _check_resources(self))
+        set_fields(self, _check_names(self) | _check_counts(self) | _check_resources(self))
         _check_switches(self)
         _check_budget(self)
         _check_search(self)
@@ -165,6 +148,11 @@ class Sweep:
     def baselines(self) -> tuple[str, ...]:
         """The precisions that the others are measured against, weakest first."""
         return tuple(name for name in BASELINES if name in self.precisions)
+
+    @property
+    def fixed_route(self) -> str | None:
+        """The kernel route of all precisions; ``None`` where the probe finds one for each."""
+        return None if self.route == AUTO else self.route
 
     @property
     def budget(self) -> Budget:
@@ -263,6 +251,7 @@ def _check_switches(sweep: Sweep) -> None:
     if sweep.mode is not None:
         one_of("mode", sweep.mode, MODES)
     one_of("stage", sweep.stage, STAGES)
+    one_of("route", sweep.route, (AUTO, *ROUTES))
     for name in ("resume", "dry_run"):
         if not isinstance(getattr(sweep, name), bool):
             refuse(name, "must be True or False", getattr(sweep, name), "leave it out unless wanted")

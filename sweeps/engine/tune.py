@@ -4,7 +4,7 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from sweeps.engine.callback import JournalCallback
@@ -29,6 +29,7 @@ def run_search(
     past: Sequence[tuple[str, str, int, float]],
     resources: Resources,
     workers: Workers,
+    routes: Mapping[str, str],
     recorder: Recorder,
     endings: Endings,
 ) -> None:
@@ -41,6 +42,7 @@ def run_search(
         past: reports from before an interruption, as :class:`sweeps.engine.resume.Past` keeps them.
         resources: of each trial.
         workers: that the trials run in.
+        routes: precision -> its kernel route.
         recorder: takes the rows.
         endings: takes the trials that end, and says what they are ranked by.
     """
@@ -48,7 +50,7 @@ def run_search(
     template = TrialSpec(
         "", source, {}, "", 0, sweep.budget, resources.num_cpus, resources.num_gpus, checkpoints=checkpoints
     )
-    search.template, search.to_beat = template.to_dict(), endings.to_beat
+    search.template, search.routes, search.to_beat = template.to_dict(), routes, endings.to_beat
     scheduler = make_scheduler(sweep, checkpoints.metric, checkpoints.mode, sweep.max_reports)
     if isinstance(scheduler, Asha):
         scheduler.replay(past)

@@ -13,6 +13,7 @@ from sweeps.search.checks import SweepError
 from sweeps.search.new_searcher import new_searcher
 from sweeps.search.plan import PlannedTrial, follows_results, plan_search, recorded_trial, search_id, search_trial
 from sweeps.search.suggester import EXHAUSTED, Suggester
+from trainables.routes import DEFAULT
 from trainables.spec import Checkpoints
 
 if TYPE_CHECKING:
@@ -32,9 +33,9 @@ class Search(Searcher):
         trials: known by now; ``trials`` has them by id, and further ones as they are chosen.
         total: trials that it hands out at most.
 
-    ``template`` has the fields of :class:`trainables.spec.TrialSpec` that all trials share; ``to_beat`` tells the best
-    metric of a completed trial of a precision so far, for the trials to know; ``error`` is what a searcher raised,
-    ``remark`` why the search ended early where nothing was raised.
+    ``template`` has the fields of :class:`trainables.spec.TrialSpec` that all trials share, ``routes`` each precision's
+    kernel route; ``to_beat`` tells the best metric of a completed trial of a precision so far, for the trials to know;
+    ``error`` is what a searcher raised, ``remark`` why the search ended early where nothing was raised.
     """
 
     def __init__(self, trials: Sequence[PlannedTrial], total: int) -> None:
@@ -42,6 +43,7 @@ class Search(Searcher):
         self.trials = {trial.trial_id: trial for trial in trials}
         self.total = total
         self.template: Mapping[str, Any] = {}
+        self.routes: Mapping[str, str] = {}
         self.to_beat: Callable[[str], float | None] = lambda precision: None
         self.error: SweepError | None = None
         self.remark: str | None = None
@@ -49,9 +51,11 @@ class Search(Searcher):
     def started(self, trial: Trial) -> None:
         """Takes note that a trial got its worker."""
 
-    def _own_fields(self, trial: PlannedTrial) -> dict[str, Any]:
+    def _config(self, trial: PlannedTrial) -> dict[str, Any]:
+        """A trial's configuration as Tune hands it to its worker."""
         own = {"trial_id": trial.trial_id, "config": trial.config, "precision": trial.precision, "seed": trial.seed}
-        return {"spec": {**self.template, **own, "to_beat": self.to_beat(trial.precision)}}
+        route = self.routes.get(trial.precision, DEFAULT)
+        return {"spec": {**self.template, **own, "route": route, "to_beat": self.to_beat(trial.precision)}}
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune pickles searchers for a restore that is not used here."""
@@ -78,7 +82,7 @@ class PlannedTrials(Search):
     def suggest(self, trial_id: str) -> Any:
         """The next trial's own fields of :class:`trainables.spec.TrialSpec`."""
         trial = next(self._left, None)
-        return EXHAUSTED if trial is None else self._own_fields(trial)
+        return EXHAUSTED if trial is None else self._config(trial)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Nothing: the plan does not depend on results."""
@@ -126,7 +130,7 @@ class Suggested(Search):
         if not isinstance(trial, PlannedTrial):
             return trial
         self.trials[trial.trial_id] = self._launched[trial_id] = trial
-        return self._own_fields(trial)
+        return self._config(trial)
 
     def started(self, trial: Trial) -> None:
         """Takes note that a trial got its worker."""

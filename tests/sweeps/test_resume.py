@@ -34,6 +34,7 @@ sweep = Sweep(
     run_name="first",
     cpus_per_trial=1.5,
     checkpoint_every_s=0,
+    route="channels_last",
 )
 if __name__ == "__main__":
     main(sweep)
@@ -52,6 +53,7 @@ def declared(storage: Path, **changes: object) -> Sweep:
         "reduction_factor": 2,
         "confirm": Confirm(num_seeds=2),
         "cpus_per_trial": 1.5,  # one trial at a time, of one thread
+        "route": "channels_last",  # else it follows from times, and bits from it
         "run_name": "first",
         "storage": str(storage),
     }
@@ -211,7 +213,7 @@ def finished(tmp_path: Path) -> Path:
 def test_the_past_is_what_the_journal_says(finished: Path):
     sweep = declared(finished)
     past = read_past(finished / "first", sweep, find_task(sweep.task))
-    assert past.usable == ["fp32"]
+    assert past.routes == {"fp32": "default"}
     assert past.ended == {"probe-fp32", "probe-bf16-mixed", "search-0000-fp32"}
     assert past.timed == {"b"}
     statuses = {trial_id: row["status"] for trial_id, row in past.searched.items()}
@@ -229,6 +231,7 @@ def test_the_past_is_what_the_journal_says(finished: Path):
         ({"space": {"width": choice([4, 8])}}, "space"),
         ({"precisions": ("fp32", "bf16-true")}, "precisions"),
         ({"seed": 1}, "seed"),
+        ({"route": "auto"}, "route"),
         ({"metric": "val_loss"}, "metric"),
         ({"confirm": Confirm(num_seeds=2, margin=0.5)}, "confirm.margin"),
         ({"confirm": Confirm(num_seeds=2, target_speedup=1.1)}, "confirm.target_speedup"),

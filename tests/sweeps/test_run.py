@@ -148,6 +148,15 @@ def test_verdicts_cover_each_arm(digits):
     assert results.verdicts["reason"].str.len().gt(20).all()
 
 
+def test_every_run_of_a_precision_takes_the_route_that_the_probe_found(digits):
+    _, results = digits
+    probed = results.trials.query("stage == 'probe' and status == 'completed'").set_index("precision")["route"]
+    assert set(probed) <= {"default", "channels_last"}
+    for table in (results.trials.query("stage != 'probe'"), results.timings):
+        assert table["route"].notna().all()
+        assert (table["route"] == table["precision"].map(probed)).all()
+
+
 def test_a_searched_trial_reports_what_the_same_trial_reports_by_itself(digits):
     """Worker processes that Tune reuses, trials of other precisions before: the figures are those of a lone run."""
     from trainables.trial import run_trial
@@ -157,9 +166,9 @@ def test_a_searched_trial_reports_what_the_same_trial_reports_by_itself(digits):
     usable = list(results.trials.query("stage == 'probe' and status == 'completed'")["precision"])
     planned = {trial.trial_id: trial for trial in plan_search(sweep, usable)}
     source = find_task(sweep.task)
-    for trial_id in searched["trial_id"]:
+    for trial_id, route in zip(searched["trial_id"], searched["route"], strict=True):
         trial = planned[trial_id]
-        spec = TrialSpec(trial_id, source, trial.config, trial.precision, trial.seed, Budget(max_epochs=4))
+        spec = TrialSpec(trial_id, source, trial.config, trial.precision, trial.seed, Budget(max_epochs=4), route=route)
         alone = [(report.train_loss, report.metrics["val_loss"]) for report in run_trial(spec)]
         history = results.history[results.history["trial_id"] == trial_id]
         assert list(zip(history["train_loss"], history["val_loss"], strict=True)) == alone

@@ -157,3 +157,29 @@ def leaves_a_mark(config):
     except EOFError:
         return build(config)
     raise RuntimeError("standard input was there to be read")
+
+
+class Images(nn.Module):
+    """A network of convolutions that behaves otherwise where its weights have their channels last."""
+
+    def __init__(self, last="", first=""):
+        super().__init__()
+        self.convolutions = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1))
+        self.head = nn.Linear(8 * 36, 2)
+        self.last, self.first = last, first
+
+    def forward(self, x):
+        weight = self.convolutions[2].weight
+        is_last = not weight.is_contiguous() and weight.is_contiguous(memory_format=torch.channels_last)
+        behaviour = self.last if is_last else self.first
+        if behaviour == "slow":
+            time.sleep(0.01)
+        with torch.autocast("cpu", enabled=torch.is_autocast_enabled("cpu") and behaviour != "fp32"):
+            images = self.convolutions(x)
+            return self.head(images.view(len(x), -1) if behaviour == "views" else images.flatten(1))
+
+
+def images(config):
+    inputs = torch.randn(64, 3, 6, 6, generator=torch.Generator().manual_seed(1))
+    data = TensorDataset(inputs, (inputs.sum((1, 2, 3)) > 0).long())
+    return build(config, model=Images(config.get("last"), config.get("first")), train_set=data, val_set=data)

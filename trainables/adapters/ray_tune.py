@@ -40,12 +40,13 @@ class TuneTrial(tune.Trainable):
             self._trial = Trial(TrialSpec.from_dict(config["spec"]))
             self._reports = self._trial.reports()
 
-    def probe(self, spec: dict[str, Any], precisions: list[str]) -> Iterator[dict[str, Any]]:
+    def probe(self, spec: dict[str, Any], precisions: list[str], route: str | None) -> Iterator[dict[str, Any]]:
         """Probes precisions; see :func:`trainables.probe.probe`.
 
         Args:
             spec: the fields of a :class:`trainables.spec.TrialSpec`.
             precisions: names of the ladder.
+            route: the one to take; ``None`` takes the fastest in each precision.
 
         Yields:
             the fields of a :class:`trainables.probe.ProbeResult` for each.
@@ -57,7 +58,7 @@ class TuneTrial(tune.Trainable):
         from trainables.probe import probe
 
         try:
-            for result in probe(TrialSpec.from_dict(spec), precisions):
+            for result in probe(TrialSpec.from_dict(spec), precisions, route):
                 yield dataclasses.asdict(result)
         except TaskError as error:
             raise TaskError(str(error)) from None  # what it came from need not survive the way to the driver
