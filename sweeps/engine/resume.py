@@ -113,9 +113,15 @@ def read_past(folder: Path, sweep: Sweep, source: TaskSource) -> Past:
         refuse("resume", f"needs results that can be read ({error})", str(folder), "begin a new run")
     declared = json.loads(json.dumps(sweep.to_json() | task_digest(source), default=str))
     _check_same(recorded.sweep, declared)
-    _check_unfinished(recorded.sweep, declared, recorded.trials.values())
-    if not recorded.sweep.get("probed"):
-        return Past()
+    try:
+        _check_unfinished(recorded.sweep, declared, recorded.trials.values())
+        return _past(recorded) if recorded.sweep.get("probed") else Past()
+    except (KeyError, TypeError) as error:
+        condition = f"needs a whole journal ({type(error).__name__}: {error} in a line of it)"
+        refuse("resume", condition, str(folder), "restore the journal as written, or begin a new run")
+
+
+def _past(recorded: "Recorded") -> Past:
     metric = recorded.sweep["metric"]
     return Past(
         routes={

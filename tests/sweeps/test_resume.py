@@ -224,6 +224,25 @@ def test_the_past_is_what_the_journal_says(finished: Path):
 
 
 @pytest.mark.parametrize(
+    "line",
+    [
+        {"kind": "trial", "trial_id": "search-0000-fp32-x"},
+        {"kind": "trial", "trial_id": "search-0000-fp32-x", "stage": "search"},
+        {"kind": "report", "trial_id": "search-0001-fp32", "stage": "search"},
+        {"kind": "report", "trial_id": "search-0009-fp32", "stage": "search", "step": 1},
+        {"kind": "timing", "block_id": "x"},
+    ],
+)
+def test_a_journal_with_a_line_that_lacks_something_is_refused_in_one_line(finished: Path, line: dict):
+    with (finished / "first" / "journal" / "z-0.jsonl").open("w") as file:
+        file.write(json.dumps(line) + "\n")
+    sweep = declared(finished)
+    with pytest.raises(SweepError, match=r"^resume: needs a whole journal \(.*; restore the journal") as refused:
+        read_past(finished / "first", sweep, find_task(sweep.task))
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
     ("changes", "field"),
     [
         ({"num_trials": 9}, "num_trials"),
