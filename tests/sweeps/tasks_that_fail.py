@@ -33,6 +33,8 @@ class Loss:
             raise RuntimeError("planted in the fourth call")
         if self.fault == "kill" and self.calls > 3:
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.fault == "kill in bf16" and torch.is_autocast_enabled("cpu"):
+            os.kill(os.getpid(), signal.SIGKILL)
         confirming, in_second_epoch = torch.initial_seed() >= 2**30, self.calls > 9
         if self.fault == "raise in confirm" and confirming:
             raise RuntimeError("planted in confirm")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from analysis import load
+from sweeps import Sweep, run
 from sweeps.engine.cli import ampsweep
 
 ROOT = Path(__file__).parent.parent.parent
@@ -87,6 +88,33 @@ def test_probe_tells_of_every_precision_of_the_ladder(ray_address: str, tmp_path
     left_out = rows[rows["status"] != "completed"]
     assert left_out["status_reason"].notna().all()
     assert rows.loc["fp32", "step_ms"] > 0
+
+
+@pytest.mark.ray
+def test_a_precision_that_takes_the_probe_s_process_down_is_left_out_and_the_others_go_on(
+    ray_address: str, tmp_path: Path
+):
+    task = Path(__file__).parent / "tasks_that_fail.py"
+    sweep = Sweep(
+        name="down",
+        task=f"{task}:build",
+        space={"fault": "kill in bf16"},
+        precisions=("bf16-mixed", "fp32", "bf16-true"),
+        num_trials=2,
+        max_epochs=1,
+        stage="search",
+        storage=str(tmp_path),
+        run_name="down",
+    )
+    trials = run(sweep).trials.groupby("stage")
+    probed = trials.get_group("probe").set_index("precision")
+    assert dict(probed["status"]) == {"fp32": "completed", "bf16-mixed": "lost", "bf16-true": "completed"}
+    assert "process or node went away" in probed.loc["bf16-mixed", "status_reason"]
+    searched = trials.get_group("search")
+    assert dict(zip(searched["precision"], searched["status"], strict=True)) == {
+        "fp32": "completed",
+        "bf16-true": "completed",
+    }
 
 
 @pytest.mark.ray
