@@ -23,7 +23,8 @@ def column(values: list[Any], dtype: str, name: str) -> Any:
         if dtype == "float64":
             return np.array(values, dtype=np.float64)  # None becomes NaN
         if dtype == TIMESTAMP:
-            return pd.to_datetime(pd.Series(values, dtype="object"), utc=True, format="ISO8601").dt.as_unit("us")
+            texts = pd.Series(values, dtype="object")
+            return pd.to_datetime(texts, utc=True, format="ISO8601", cache=False).dt.as_unit("us")
         if dtype == "object":
             return pd.Series(values, dtype="object")
         return pd.array(values, dtype=dtype)  # type: ignore[call-overload]

@@ -1,7 +1,8 @@
 """Records to DataFrames with the schema's columns and types; what nothing reported is a missing value."""
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,8 +21,6 @@ from analysis.schema import (
     is_metric,
 )
 
-Columns = dict[str, str]
-
 
 def trials_frame(journals: Sequence[Journal]) -> pd.DataFrame:
     """A row for every trial of the journals, in the order of their first lines."""
@@ -29,12 +28,11 @@ def trials_frame(journals: Sequence[Journal]) -> pd.DataFrame:
     metrics = _metrics(journals, rows)
     best = [BEST_PREFIX + metric for metric in metrics if any(BEST_PREFIX + metric in row for row in rows)]
     best += [BEST_PREFIX + journal.sweep["metric"] for journal in journals]
-    frame = _frame(rows, _insert(TRIAL_COLUMNS, "val_loss", metrics + best))
+    data = _data(rows, _with_metrics(TRIAL_COLUMNS, metrics + best))
     configs = [row.get("config") or {} for row in rows]
     names = dict.fromkeys(_space_names(journals)) | dict.fromkeys(name for config in configs for name in config)
     values = {CONFIG_PREFIX + name: config_column([config.get(name) for config in configs]) for name in names}
-    at = frame.columns.get_loc("seed") + 1  # type: ignore[operator]
-    return pd.concat([frame.iloc[:, :at], pd.DataFrame(values, index=frame.index), frame.iloc[:, at:]], axis=1)
+    return pd.DataFrame(_insert(data, "seed", values), copy=False)
 
 
 def _own(row: Record, journal: Journal) -> Record:
@@ -59,8 +57,9 @@ def history_frame(journals: Sequence[Journal]) -> pd.DataFrame:
     table = concat(tables)
     kept = _last_of_each_step(np.concatenate(ranks), table["step"].to_pandas())
     metrics = _metrics(journals, [dict.fromkeys(table.column_names)])
-    columns = _insert(HISTORY_COLUMNS, "val_loss", metrics)
-    return to_frame(table.take(pa.array(kept))).reindex(columns=list(columns))
+    columns = _with_metrics(HISTORY_COLUMNS, metrics)
+    in_order = table.select([name for name in columns if name in table.column_names])
+    return to_frame(in_order.take(pa.array(kept))).reindex(columns=list(columns))
 
 
 def _last_of_each_step(ranks: NDArray[np.int64], steps: "pd.Series[int]") -> NDArray[np.int64]:
@@ -101,16 +100,23 @@ def _metrics(journals: Iterable[Journal], rows: Iterable[Record]) -> list[str]:
     return list(dict.fromkeys([journal.sweep["metric"] for journal in journals] + others))
 
 
-def _insert(columns: Columns, after: str, metrics: Iterable[str]) -> Columns:
-    """The columns with the metrics behind one of them."""
-    wider: Columns = {}
-    for name, dtype in columns.items():
-        wider[name] = dtype
+def _with_metrics(columns: Mapping[str, str], metrics: Iterable[str]) -> dict[str, str]:
+    return _insert(columns, "val_loss", {metric: "float64" for metric in metrics if metric not in columns})
+
+
+def _insert(columns: Mapping[str, Any], after: str, more: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns with some more behind one of them."""
+    wider: dict[str, Any] = {}
+    for name, column_or_type in columns.items():
+        wider[name] = column_or_type
         if name == after:
-            wider |= {metric: "float64" for metric in metrics if metric not in columns}
+            wider |= more
     return wider
 
 
-def _frame(rows: Sequence[Record], columns: Columns) -> pd.DataFrame:
-    data = {name: column([row.get(name) for row in rows], dtype, name) for name, dtype in columns.items()}
-    return pd.DataFrame(data, copy=False)
+def _frame(rows: Sequence[Record], columns: Mapping[str, str]) -> pd.DataFrame:
+    return pd.DataFrame(_data(rows, columns), copy=False)
+
+
+def _data(rows: Sequence[Record], columns: Mapping[str, str]) -> dict[str, Any]:
+    return {name: column([row.get(name) for row in rows], dtype, name) for name, dtype in columns.items()}

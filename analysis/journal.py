@@ -3,11 +3,11 @@
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 import pyarrow as pa
 
@@ -15,6 +15,9 @@ from analysis.reports import concat, read_plain, table_of
 from analysis.schema import JOURNAL_DIR, SCHEMA_VERSION, SWEEP_FILE, refuse
 
 Record = dict[str, Any]
+
+BLOCK_BYTES = 2 << 20
+"""What is read at a time: little enough that the memory of one block serves the next."""
 
 
 @dataclass
@@ -162,13 +165,27 @@ def _read_file(file: Path) -> tuple[list[Record], pa.Table]:
 
 def _read_as_written(file: Path) -> tuple[list[Record], pa.Table]:
     """The fast way, which asks that all lines are as the engine writes them; ``ValueError`` where they are not."""
-    lines, reports = read_plain(file)
-    if lines and not lines[-1].endswith(b"\n") and _record(lines[-1]) is None:
-        lines.pop()  # a crash cut it short
+    records: list[Record] = []
+    reports = []
+    with file.open("rb") as stream:
+        for lines, table in read_plain(_blocks(stream)):
+            records += _parse(lines)
+            reports.append(table)
+    return records, concat(reports)
+
+
+def _blocks(stream: BinaryIO) -> Iterator[bytes]:
+    """The lines in blocks, without a last one that a crash cut short."""
+    while block := stream.read(BLOCK_BYTES) + stream.readline():
+        end = block.rfind(b"\n") + 1
+        yield block if _record(block[end:]) else block[:end]
+
+
+def _parse(lines: list[bytes]) -> list[Record]:
     records: list[Record] = json.loads(b"[" + b",".join(lines) + b"]")
     if len(records) != len(lines) or not all(_is_record(record) and record["kind"] != "report" for record in records):
         raise ValueError("a line is not a record, or a report in another form")
-    return records, reports
+    return records
 
 
 def _read_each(file: Path) -> list[Record]:

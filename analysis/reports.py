@@ -1,12 +1,13 @@
 """Reports as an Arrow table: they make up most of a large journal, and are parsed by column instead of by line."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+from pyarrow import compute
 from pyarrow import json as arrow_json
 
 from analysis.columns import column
@@ -15,33 +16,37 @@ from analysis.schema import HISTORY_COLUMNS, is_metric
 PLAIN = b'{"kind": "report", '
 """How the engine begins a report's line."""
 
-BLOCK_BYTES = 4 << 20
-"""What is parsed at a time; no report is nearly as long."""
-
 _ARROW = {"string": pa.string(), "float64": pa.float64(), "Int64": pa.int64()}
 _KNOWN = {name: dtype for name, dtype in HISTORY_COLUMNS.items() if name != "sweep"}
+_SCHEMA = pa.schema({name: _ARROW[dtype] for name, dtype in _KNOWN.items()})
 
 
-def read_plain(file: Path) -> tuple[list[bytes], pa.Table]:
-    """The lines of a journal's file that are not plain reports, and the reports.
+def read_plain(blocks: Iterable[bytes]) -> Iterator[tuple[list[bytes], pa.Table]]:
+    """For each block of lines, the lines that are not plain reports, and the reports.
 
-    A block of lines is parsed while the next one is read.
+    Blocks are parsed beside each other, and while the next ones are read; few of them are in memory.
 
     Raises:
         ValueError, pyarrow.ArrowException: as :func:`parse`.
     """
-    others: list[bytes] = []
-    with file.open("rb") as stream, ThreadPoolExecutor(1) as parser:
-        tables = []
-        for lines in iter(lambda: stream.readlines(BLOCK_BYTES), []):
-            plain: list[bytes] = []
-            for line in lines:
-                (plain if line.startswith(PLAIN) and line.endswith(b"}\n") else others).append(line)
-            tables.append(parser.submit(parse, plain))
-        return others, concat(table.result() for table in tables)
+    with ThreadPoolExecutor(pa.cpu_count()) as parsers:
+        under_way: deque[Future[tuple[list[bytes], pa.Table]]] = deque()
+        for block in blocks:
+            under_way.append(parsers.submit(_split, block))
+            if len(under_way) > 2 * pa.cpu_count():
+                yield under_way.popleft().result()
+        while under_way:
+            yield under_way.popleft().result()
 
 
-def parse(lines: Sequence[bytes]) -> pa.Table:
+def _split(block: bytes) -> tuple[list[bytes], pa.Table]:
+    lines = compute.split_pattern(pa.array([block], pa.binary()), "\n").flatten()
+    plain = compute.and_(compute.starts_with(lines, PLAIN), compute.ends_with(lines, "}"))
+    others = lines.filter(compute.invert(plain)).to_pylist()
+    return [line for line in others if line], parse(lines.filter(plain))
+
+
+def parse(lines: pa.BinaryArray) -> pa.Table:
     """The reports of plain lines, as :func:`table_of` has them.
 
     Raises:
@@ -50,11 +55,11 @@ def parse(lines: Sequence[bytes]) -> pa.Table:
     """
     if not lines:
         return table_of([])
-    schema = pa.schema({name: _ARROW[dtype] for name, dtype in _KNOWN.items()})
+    [text] = compute.binary_join(pa.ListArray.from_arrays([0, len(lines)], lines), b"\n")
     table = arrow_json.read_json(
-        pa.BufferReader(b"".join(lines)),
-        read_options=arrow_json.ReadOptions(block_size=BLOCK_BYTES),
-        parse_options=arrow_json.ParseOptions(explicit_schema=schema),
+        pa.BufferReader(text.as_buffer()),
+        read_options=arrow_json.ReadOptions(block_size=len(text.as_buffer()), use_threads=False),
+        parse_options=arrow_json.ParseOptions(explicit_schema=_SCHEMA),
     )
     table.validate(full=True)
     if table.num_rows != len(lines) or table["trial_id"].null_count:
@@ -78,7 +83,7 @@ def table_of(records: Sequence[Mapping[str, Any]]) -> pa.Table:
 
 def concat(tables: Iterable[pa.Table]) -> pa.Table:
     """All reports in their order."""
-    return pa.concat_tables([table_of([]), *tables], promote_options="default").combine_chunks()
+    return pa.concat_tables([table_of([]), *tables], promote_options="default")
 
 
 def to_frame(table: pa.Table) -> pd.DataFrame:

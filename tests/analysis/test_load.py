@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from journals import arm, timing, trial, write_examples, write_sweep
 
-import analysis.reports
+import analysis.journal
 from analysis import ResultsError, load
 from analysis.schema import HISTORY_COLUMNS, TIMING_COLUMNS, TRIAL_COLUMNS, VERDICT_COLUMNS
 
@@ -96,7 +96,7 @@ REPORTS = [
 @pytest.mark.parametrize("block_bytes", [50, 1 << 20])
 def test_reports_are_read_alike_by_column_and_one_by_one(tmp_path, monkeypatch, block_bytes):
     """What sets a line's kind last is read one by one, as are all of a file that has such a line."""
-    monkeypatch.setattr(analysis.reports, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(analysis.journal, "BLOCK_BYTES", block_bytes)
     trials = [trial("a"), trial("b")]
     reordered = [dict(reversed(record.items())) for record in REPORTS]
     by_column = load(write_sweep(tmp_path / "1", trials + REPORTS)).history
@@ -170,6 +170,26 @@ def test_a_torn_report_is_dropped(tmp_path):
     assert load(folder).history["step"].tolist() == [1]
     append(folder, 'ep": 2}')
     assert load(folder).history["step"].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("block_bytes", [50, 1 << 20])
+def test_of_what_the_engine_writes_no_line_is_read_by_itself(tmp_path, monkeypatch, block_bytes):
+    monkeypatch.setattr(analysis.journal, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(analysis.journal, "_read_each", lambda file: pytest.fail(f"{file} is read line by line"))
+    reports = [report("a", step, val_accuracy=0.5) for step in range(20)]
+    folder = write_sweep(tmp_path, [trial("a"), *reports, timing("c", 0, [arm("fp32", [1.0])]), trial("b")])
+    assert load(folder).history["step"].tolist() == list(range(20))
+    append(folder, '{"kind": "report", "trial_id": "a", "x": {}')  # a crash cut it short
+    assert load(folder).history["step"].tolist() == list(range(20))
+
+
+def test_of_many_blocks_the_wrong_line_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(analysis.journal, "BLOCK_BYTES", 50)
+    folder = write_sweep(tmp_path, [trial("a"), *(report("a", step) for step in range(100))])
+    append(folder, '{"kind": "report", "trial_id": 7}\n' + json.dumps(trial("a")) + "\n")
+    append(folder, "".join(json.dumps(report("a", step)) + "\n" for step in range(100, 200)))
+    with pytest.raises(ResultsError, match=r"-7-1\.jsonl:102: must be a record"):
+        load(folder)
 
 
 def test_unknown_kinds_keys_and_blank_lines_are_ignored(tmp_path):
