@@ -60,6 +60,7 @@ def run_trials(
     controller.take_over(workers)
     while not controller.is_finished():
         controller.step()
+    controller.end_idle()
     controller.cleanup()
 
 
@@ -87,6 +88,12 @@ class _Controller(TuneController):
         self._started_actors.add(worker)
         if not self._actor_cache.cache_object(self._request, worker):
             self._remove_actor(worker)
+
+    def end_idle(self) -> None:
+        """Ends workers that came too late for any trial; Tune would wait for them."""
+        for worker in self._actor_manager.live_actors:
+            if worker not in self._started_actors:
+                self._actor_manager.remove_actor(worker, kill=True)
 
     def _worker_failed(self, worker: TrackedActor, exception: Exception) -> None:
         """A worker died; one without a trial is missed by nobody."""
