@@ -6,13 +6,15 @@ Whole processes, timed from outside, one trial per CPU at once, actors reused by
 starting and stopping costs; it is subtracted from the others. What a trial costs is told by trials of one report, what
 a report costs by trials of ten. A report of ours holds what a real one does, one of Tune's a single number. Runs of up
 to 100 trials are repeated. Tune with its loggers takes long, and so do ten reports of many trials: ``--logged`` and
-``--reported`` say for how many trials to run those.
+``--reported`` say for how many trials to run those. Of our longer runs it also prints what a trial cost in each tenth.
 """
 
 import argparse
 import statistics
 import tempfile
 from collections.abc import Iterator, Sequence
+from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from trainables.adapters.ray_tune import TuneTrial
 
 OURS, TUNE, LOGGED = "ampsweep", "Ray Tune without loggers", "Ray Tune"
 NUM_REPORTS = 10
+TENTHS = "ms a trial in each tenth of the run: "
 
 Medians = dict[tuple[str, int, int], float]
 """Seconds by contestant, trials and reports of a trial."""
@@ -59,9 +62,10 @@ def measure(runs: Sequence[tuple[str, int, int]], num_repeats: int) -> Medians:
     short, long = [run for run in runs if run[1] <= 100], [run for run in runs if run[1] > 100]
     for name, num_trials, num_reports in [*in_turns(short, num_repeats), *long]:
         words = ["-m", "benchmarks.overhead", "--run", name, str(num_trials), str(num_reports)]
-        wall, _ = wall_seconds(words, TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="0" if name == LOGGED else "1")
+        wall, printed = wall_seconds(words, TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="0" if name == LOGGED else "1")
         seconds[name, num_trials, num_reports].append(wall)
         print(f"{num_trials} trials of {num_reports} reports: {name} {wall:.1f} s", flush=True)
+        print("".join(f"  {line}\n" for line in printed.splitlines() if line.startswith(TENTHS)), end="", flush=True)
     return {run: statistics.median(times) for run, times in seconds.items()}
 
 
@@ -117,7 +121,7 @@ def run_ours(num_trials: int, num_reports: int, folder: str) -> None:
     from sweeps import Sweep, loguniform
     from sweeps.engine.cluster import connected
     from sweeps.engine.endings import Endings
-    from sweeps.engine.journal import Journal
+    from sweeps.engine.journal import Journal, write_declaration
     from sweeps.engine.progress import Progress
     from sweeps.engine.recorder import Recorder
     from sweeps.engine.tune import run_search
@@ -139,6 +143,7 @@ def run_ours(num_trials: int, num_reports: int, folder: str) -> None:
     )
     checkpoints = Checkpoints(str(Path(folder) / "checkpoints"), 60.0, "val_accuracy", "max")
     with Journal(Path(folder) / "run") as journal, Progress(Console()) as progress, connected(sweep) as resources:
+        write_declaration(journal.folder, {**sweep.to_json(), "metric": "val_accuracy", "mode": "max"})
         search = make_search(sweep, sweep.precisions, checkpoints, {}, resources.slots)
         progress.stage("search", search.total, "nothing")
         recorder = Recorder(journal, progress)
@@ -146,6 +151,17 @@ def run_ours(num_trials: int, num_reports: int, folder: str) -> None:
         with Workers(Canned, resources) as workers:
             workers.start(resources.slots)
             run_search(sweep, find_task(sweep.task), search, (), resources, workers, {}, recorder, endings)
+    if num_trials >= 1000:
+        print(TENTHS + ", ".join(f"{each:.1f}" for each in ms_by_tenths(journal.folder)))
+
+
+def ms_by_tenths(folder: Path) -> list[float]:
+    """Milliseconds from trial to trial in each tenth of a run: whether they cost more the more there are."""
+    from analysis.journal import read_journal
+
+    ends = sorted(datetime.fromisoformat(row["ended_at"]) for row in read_journal(folder).trials.values())
+    marks = [ends[index * (len(ends) - 1) // 10] for index in range(11)]
+    return [1e4 * (after - before).total_seconds() / len(ends) for before, after in pairwise(marks)]
 
 
 class Nothing(tune.Trainable):
