@@ -143,7 +143,9 @@ def run_ours(num_trials: int, num_reports: int, folder: str) -> None:
     )
     checkpoints = Checkpoints(str(Path(folder) / "checkpoints"), 60.0, "val_accuracy", "max")
     with Journal(Path(folder) / "run") as journal, Progress(Console()) as progress, connected(sweep) as resources:
-        write_declaration(journal.folder, {**sweep.to_json(), "metric": "val_accuracy", "mode": "max"})
+        write_declaration(
+            journal.folder, {**sweep.to_json(), "run_name": "run", "metric": "val_accuracy", "mode": "max"}
+        )
         search = make_search(sweep, sweep.precisions, checkpoints, {}, resources.slots)
         progress.stage("search", search.total, "nothing")
         recorder = Recorder(journal, progress)
