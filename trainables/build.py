@@ -62,7 +62,7 @@ def build_observed(
         spec, precision, device, num_steps: as of :func:`build_loop`.
     """
     if spec.route != DEFAULT:
-        with suppress(RuntimeError):
+        with suppress(Exception):
             loop = build_loop(spec, precision, device, num_steps)
             observation = observe(loop)
             if observation.mismatch(precision) is None:

@@ -5,6 +5,7 @@ import socket
 import statistics
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -134,8 +135,11 @@ def _probe_one(
 def _measure_route(spec: TrialSpec, precision: Precision, device: torch.device, route: str) -> ProbeResult | None:
     """What the probe finds by another route than the default one; ``None`` where it cannot be taken."""
     release_memory(device)
-    loop, observation = build_observed(replace(spec, route=route), precision, device, num_steps=False)
-    return _measure(loop, observation, None) if loop.route == route else None
+    with suppress(Exception):
+        loop, observation = build_observed(replace(spec, route=route), precision, device, num_steps=False)
+        if loop.route == route:
+            return _measure(loop, observation, None)
+    return None
 
 
 def _fastest(default: ProbeResult, others: Sequence[ProbeResult | None]) -> ProbeResult:

@@ -41,7 +41,12 @@ def test_a_route_changes_the_rounding_alone(make_spec: MakeSpec, precision: str)
 
 @pytest.mark.parametrize(
     ("behaviour", "route"),
-    [({"first": "slow"}, CHANNELS_LAST), ({"last": "slow"}, DEFAULT), ({"last": "views"}, DEFAULT)],
+    [
+        ({"first": "slow"}, CHANNELS_LAST),
+        ({"last": "slow"}, DEFAULT),
+        ({"last": "views"}, DEFAULT),
+        ({"last": "no evaluation"}, DEFAULT),
+    ],
 )
 def test_the_probe_finds_the_fastest_route_that_can_be_taken(
     make_spec: MakeSpec, behaviour: Mapping[str, str], route: str
@@ -49,9 +54,9 @@ def test_the_probe_finds_the_fastest_route_that_can_be_taken(
     found = probed(images(make_spec, **behaviour))
     assert (found.status, found.route) == ("completed", route)
     assert found.default_ms is not None
-    assert (found.default_ms > 10) is ("first" in behaviour)
+    assert (found.default_ms > 30) is ("first" in behaviour)
     assert found.step_ms is not None
-    assert found.step_ms < 10
+    assert found.step_ms < 30
 
 
 def test_a_route_that_is_fast_since_it_computes_in_another_precision_is_not_taken(make_spec: MakeSpec) -> None:

@@ -173,7 +173,9 @@ class Images(nn.Module):
         is_last = not weight.is_contiguous() and weight.is_contiguous(memory_format=torch.channels_last)
         behaviour = self.last if is_last else self.first
         if behaviour == "slow":
-            time.sleep(0.01)
+            time.sleep(0.03)
+        if behaviour == "no evaluation" and not self.training:
+            raise AssertionError("planted")
         with torch.autocast("cpu", enabled=torch.is_autocast_enabled("cpu") and behaviour != "fp32"):
             images = self.convolutions(x)
             return self.head(images.view(len(x), -1) if behaviour == "views" else images.flatten(1))
