@@ -53,8 +53,9 @@ def test_the_probe_finds_the_fastest_route_that_can_be_taken(
 ) -> None:
     found = probed(images(make_spec, **behaviour))
     assert (found.status, found.route) == ("completed", route)
-    assert found.default_ms is not None
-    assert (found.default_ms > 30) is ("first" in behaviour)
+    if "slow" in behaviour.values():
+        assert found.default_ms is not None
+        assert (found.default_ms > 30) is ("first" in behaviour)
     assert found.step_ms is not None
     assert found.step_ms < 30
 
