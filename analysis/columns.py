@@ -21,7 +21,10 @@ def column(values: list[Any], dtype: str, name: str) -> Any:
     """
     try:
         if dtype == "float64":
-            return np.array(values, dtype=np.float64)  # None becomes NaN
+            numbers = np.array(values, dtype=np.float64)  # None becomes NaN
+            if numbers.ndim != 1:
+                raise TypeError("lists of numbers")
+            return numbers
         if dtype == TIMESTAMP:
             texts = pd.Series(values, dtype="object")
             return pd.to_datetime(texts, utc=True, format="ISO8601", cache=False).dt.as_unit("us")

@@ -42,6 +42,9 @@ def read_plain(blocks: Iterable[bytes]) -> Iterator[tuple[list[bytes], pa.Table]
 def _split(block: bytes) -> tuple[list[bytes], pa.Table]:
     lines = compute.split_pattern(pa.array([block], pa.binary()), "\n").flatten()
     plain = compute.and_(compute.starts_with(lines, PLAIN), compute.ends_with(lines, "}"))
+    # Arrow's parser ends the process over a line that is nested deeply; a report is not nested at all.
+    plain = compute.and_not(plain, compute.match_substring(lines, "["))
+    plain = compute.and_(plain, compute.equal(compute.count_substring(lines, "{"), 1))
     others = lines.filter(compute.invert(plain)).to_pylist()
     return [line for line in others if line], parse(lines.filter(plain))
 

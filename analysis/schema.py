@@ -197,4 +197,4 @@ def refuse(field: str, condition: str, got: object, remedy: str) -> NoReturn:
 
 def is_metric(key: str) -> bool:
     """Whether a trial's or report's key names a metric, and so becomes a ``float64`` column."""
-    return key.removeprefix(BEST_PREFIX).startswith(METRIC_PREFIX)
+    return key.removeprefix(BEST_PREFIX).startswith(METRIC_PREFIX) and key.isprintable()

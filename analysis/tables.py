@@ -242,8 +242,8 @@ def _text(value: Any) -> str:
     return str(value) if _known(value) else _NONE
 
 
-def _words(status: str) -> str:
-    return status.replace("_", " ")
+def _words(status: Any) -> str:
+    return _text(status).replace("_", " ")
 
 
 def _number(value: Any, spec: str, unit: str = "") -> str:

@@ -56,7 +56,8 @@ def build_observed(
     """A trial's loop, and what its first step does.
 
     The route is one that suited another configuration: where this one cannot take it, or would not compute in its
-    precision by it, the loop takes the default route.
+    precision by it, the loop takes the default route. So it does where a step draws random numbers: tensors are filled
+    with them in the order in which they are stored, and arms by different routes would not draw the same.
 
     Args:
         spec, precision, device, num_steps: as of :func:`build_loop`.
@@ -65,7 +66,7 @@ def build_observed(
         with suppress(Exception):
             loop = build_loop(spec, precision, device, num_steps)
             observation = observe(loop)
-            if observation.mismatch(precision) is None:
+            if observation.mismatch(precision) is None and not observation.draws:
                 return loop, observation
         spec = replace(spec, route=DEFAULT)
     loop = build_loop(spec, precision, device, num_steps)

@@ -9,7 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -37,12 +37,14 @@ class Observation:
         share: share of the matrix FLOPs that ran in the asked precision's format, 0 to 1; NaN without any.
         flops: format -> matrix FLOPs of the step.
         activations: bytes saved for backward.
+        draws: whether its forward drew random numbers, as dropout does.
     """
 
     effective: str | None
     share: float
     flops: dict[str, int]
     activations: int
+    draws: bool = False
 
     def mismatch(self, precision: Precision) -> str | None:
         """Why this is not the precision that was asked for, in one sentence; ``None`` if it is."""
@@ -124,7 +126,9 @@ def observe(loop: Loop) -> Observation:
     """
     with _undisturbed(loop.model), _MatrixFlops() as seen, activation_bytes(loop.model) as saved:
         loop.model.train()
-        loss = loop.forward(loop.data.first_part())[1]
+        batch, before = loop.data.first_part(), _generators(loop.device)
+        loss = loop.forward(batch)[1]
+        draws = any(not torch.equal(a, b) for a, b in zip(before, _generators(loop.device), strict=True))
         activations = saved()
         loss.backward()
     loop.optimizer.zero_grad(set_to_none=True)
@@ -132,7 +136,13 @@ def observe(loop: Loop) -> Observation:
     flops: Counter[str] = Counter()
     for (kind, dtype), count in seen.flops.items():
         flops[inner.get(kind, "float32") if dtype is torch.float32 else _NAMES.get(dtype, str(dtype))] += count
-    return judge(loop.precision, flops, activations)
+    return replace(judge(loop.precision, flops, activations), draws=draws)
+
+
+def _generators(device: torch.device) -> list[torch.Tensor]:
+    """The states of torch's generators that a forward may draw from."""
+    on_device = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
+    return [torch.get_rng_state(), *on_device]
 
 
 def judge(precision: Precision, flops: Counter[str], activations: int = 0) -> Observation:

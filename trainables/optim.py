@@ -57,7 +57,7 @@ def _eager(kind: type[_Kind]) -> type[_Kind]:
     guarded = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")
     methods: dict[str, Any] = {name: inspect.unwrap(getattr(kind, name)) for name in guarded}
     methods["step"] = torch.no_grad()(inspect.unwrap(kind.step))
-    return type(kind.__name__, (kind,), methods)
+    return type(f"_Eager{kind.__name__}", (kind,), methods)
 
 
 _EagerSGD, _EagerAdam, _EagerAdamW = _eager(SGD), _eager(Adam), _eager(AdamW)

@@ -1,5 +1,6 @@
 """A few steps of each precision on the real task: is it supported, what does it run in, how long does a step take."""
 
+import math
 import socket
 import statistics
 import time
@@ -120,7 +121,7 @@ def _probe_one(
             metrics = _check_evaluation(loop)  # what fails in evaluation, too, is to be known now
             loop.train(1)
             found = _result(loop, observation, metrics, _step_times_ms(loop, MAX_MS), baseline_ms)
-            if route is None and found.is_usable:
+            if route is None and found.is_usable and not observation.draws:
                 for other in routes_of(loop.model):
                     found = found if other == loop.route else _by_route(other, spec, loop, found)
             return found
@@ -150,7 +151,8 @@ def _by_route(route: str, spec: TrialSpec, default: Loop, found: ProbeResult) ->
         if other.route != route:
             return found
         metrics = _check_evaluation(other)
-        other.train(1)
+        if not math.isfinite(other.train(1).train_loss):
+            return found
         times_ms: dict[Loop, list[float]] = {default: [], other: []}
         for loop in (default, other, other, default) * ROUNDS:
             times_ms[loop] += _step_times_ms(loop, MAX_MS / 4)

@@ -140,11 +140,13 @@ def find_address(address: str | None) -> tuple[str, str | None]:
 def _check_reachable(field: str, address: str) -> None:
     """Ray itself tries an address at which nothing listens for minutes."""
     host, _, port = address.rpartition(":")
-    if "/" in address or not host or not port.isdigit():
+    if "/" in address or not host:
         return
+    if not (port.isascii() and port.isdigit()):
+        refuse(field, "must be HOST:PORT, ray://HOST:PORT, auto or local", address, "for example 10.0.0.1:6379")
     try:
         socket.create_connection((host, int(port)), timeout=5).close()
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         remedy = "start one, or leave it out" if field == "address" else f"start one, or remove {field}"
         refuse(field, f"must be a Ray cluster that answers ({error})", address, remedy)
 

@@ -100,6 +100,12 @@ class _Controller(TuneController):
         if worker in self._actor_to_trial:
             self._actor_failed(worker, exception)
 
+    def _trial_task_failure(self, trial: Any, exception: Exception) -> None:
+        """Takes note of a failure, once: of a worker that dies while it is given a trial, Tune is told twice."""
+        self._resetting_trials.discard(trial)
+        if trial.died_of is not exception:
+            super()._trial_task_failure(trial, exception)
+
     def checkpoint(self, force: bool = False, wait: bool = False) -> None:
         """Nothing."""
 

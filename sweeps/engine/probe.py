@@ -1,5 +1,6 @@
 """The probe: what each precision is worth on this cluster and task, before anything is spent."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -54,12 +55,13 @@ def run_probe(
 def _probe_on_worker(
     spec: TrialSpec, precisions: list[str], route: str | None, workers: "Workers"
 ) -> Iterator[dict[str, Any]]:
-    """A precision that takes the worker's process down is left out; the others go on in another one."""
+    """A precision that takes the process down again in another worker is left out; the others go on."""
     import ray
 
-    from sweeps.engine.failures import failure
+    from sweeps.engine.failures import MAX_FAILURES, failure
 
     left = list(precisions)
+    failures: Counter[str] = Counter()
     while left:
         try:
             for item in workers.first().probe.options(num_returns="streaming").remote(spec.to_dict(), left, route):
@@ -73,5 +75,7 @@ def _probe_on_worker(
             raise
         except ray.exceptions.RayError as error:
             workers.replace_first()
-            status, reason = failure(error)
-            yield {"precision": left.pop(0), "status": status, "status_reason": reason, "metrics": ()}
+            failures[left[0]] += 1
+            if failures[left[0]] > MAX_FAILURES:
+                status, reason = failure(error)
+                yield {"precision": left.pop(0), "status": status, "status_reason": reason, "metrics": ()}

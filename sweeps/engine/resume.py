@@ -123,12 +123,16 @@ def read_past(folder: Path, sweep: Sweep, source: TaskSource) -> Past:
 
 def _past(recorded: "Recorded") -> Past:
     metric = recorded.sweep["metric"]
+    routes = {
+        trial["precision"]: trial.get("route") or DEFAULT
+        for trial in recorded.trials.values()
+        if trial["stage"] == "probe" and trial["status"] == "completed"
+    }
+    for trial in recorded.trials.values():
+        if trial["stage"] != "probe" and trial["status"] != "excluded" and trial["precision"] not in routes:
+            raise KeyError(f"the probe of {trial['precision']}")
     return Past(
-        routes={
-            trial["precision"]: trial.get("route") or DEFAULT
-            for trial in recorded.trials.values()
-            if trial["stage"] == "probe" and trial["status"] == "completed"
-        },
+        routes=routes,
         metric=metric,
         mode=recorded.sweep["mode"],
         ended=frozenset(name for name, trial in recorded.trials.items() if trial["status"] not in UNFINISHED),
@@ -168,7 +172,7 @@ def _check_same(recorded: Mapping[str, Any], declared: Mapping[str, Any]) -> Non
 
 
 def _check_unfinished(recorded: Mapping[str, Any], declared: Mapping[str, Any], trials: Iterable[Any]) -> None:
-    if any(trial["status"] == "lost" for trial in trials):
+    if any(trial["status"] == "lost" and trial["stage"] != "probe" for trial in trials):
         return
     as_before = all(recorded.get(name) == declared[name] for name in ("confirm", "stage"))
     if recorded.get("ended_at") is not None and as_before:

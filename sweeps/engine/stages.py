@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from rich.console import Console
 
-from analysis.schema import CHECKPOINTS_DIR
+from analysis.schema import CHECKPOINTS_DIR, ResultsError
 from sweeps.engine import rows
 from sweeps.engine.cluster import Resources, connected
 from sweeps.engine.endings import Endings
@@ -74,7 +74,7 @@ def _unless_refused(journal: Journal) -> Iterator[None]:
     """Takes a run's beginning back where bad input ended it in the probe, so that its name is not used up."""
     try:
         yield
-    except (SweepError, TaskError) as error:
+    except (SweepError, TaskError, ResultsError) as error:
         if not journal.only_probed:
             raise Unfinished(str(error)) from error
         journal.take_back()

@@ -56,16 +56,17 @@ class Workers:
     def _failed(self, worker: TrackedActor, error: Exception) -> None:
         self._num_failed += 1
         if self._num_failed >= MOST_FAILED:
-            raise Unfinished(f"workers must start, but {self._num_failed} of them died: {failure(error)[1]}")
+            remedy = "mend what ended them, and --resume goes on"
+            raise Unfinished(f"workers: must start, got {self._num_failed} that died ({failure(error)[1]}); {remedy}")
         self._add()
 
     def first(self) -> Any:
-        """The handle of one that has started; waits for it.
+        """The handle of one that has started; waits until none is starting, which would disturb what it measures.
 
         Raises:
             Unfinished: they die instead.
         """
-        while not self.started:
+        while len(self.started) < max(1, self.manager.num_live_actors):
             self.manager.next(timeout=1)
         return self.manager._live_actors_to_ray_actors_resources[self.started[0]][0]
 
@@ -109,14 +110,16 @@ class RecycledGroups(PlacementGroupResourceManager):
         if not self.expected:
             return False
         group = request.to_placement_group()
-        if not group.wait(timeout_seconds=_AT_ONCE_S):
-            ray.util.remove_placement_group(group)
-            self.expected = 0  # others use the cluster, too
-            return False
-        self.expected -= 1
         self._pg_to_request[group] = request
-        self._request_to_ready_pgs[request].add(group)
-        return True
+        self._request_to_ready_pgs[request].add(group)  # before the wait, which may be interrupted
+        if group.wait(timeout_seconds=_AT_ONCE_S):
+            self.expected -= 1
+            return True
+        self.expected = 0  # others use the cluster, too
+        self._request_to_ready_pgs[request].remove(group)
+        del self._pg_to_request[group]
+        ray.util.remove_placement_group(group)
+        return False
 
     def cancel_resource_request(self, resource_request: ResourceRequest) -> None:
         """Makes the request's group a spare one."""

@@ -154,6 +154,10 @@ def test_reports_in_unusual_forms_count(tmp_path, line, step):
             "column val_f1: must hold values of float64",
         ),
         ('{"kind": "report", "trial_id": "a", "val_f1": [1]}', "column val_f1: must hold values of float64"),
+        (
+            '{"kind": "report", "trial_id": "a", "val_f1": ' + "[" * 20_000 + "]" * 20_000 + "}",
+            r":3: must be a record",
+        ),
     ],
 )
 def test_a_wrong_report_is_named(tmp_path, line, message):
@@ -162,6 +166,14 @@ def test_a_wrong_report_is_named(tmp_path, line, message):
     with pytest.raises(ResultsError, match=message) as error:
         load(folder)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "record", [report("a", 1, val_accuracy=[1, 2]), trial("a", train_s=[1, 2]), trial("a", val_loss=[1.0])]
+)
+def test_lists_in_place_of_numbers_are_refused(tmp_path, record):
+    with pytest.raises(ResultsError, match=r"^column \w+: must hold values of float64 alone"):
+        load(write_sweep(tmp_path, [record]))
 
 
 def test_a_torn_report_is_dropped(tmp_path):

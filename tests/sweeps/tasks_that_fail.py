@@ -35,6 +35,8 @@ class Loss:
             os.kill(os.getpid(), signal.SIGKILL)
         if self.fault == "kill in bf16" and torch.is_autocast_enabled("cpu"):
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.fault == "kill once in bf16" and torch.is_autocast_enabled("cpu"):
+            self.kill_unless_marked()
         confirming, in_second_epoch = torch.initial_seed() >= 2**30, self.calls > 9
         if self.fault == "raise in confirm" and confirming:
             raise RuntimeError("planted in confirm")

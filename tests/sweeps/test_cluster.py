@@ -29,6 +29,15 @@ def test_the_address_that_ray_would_take(tmp_path: Path, monkeypatch: pytest.Mon
     assert find_address(None) == ("RAY_ADDRESS", None)
 
 
+@pytest.mark.parametrize(
+    "address", ["localhost:\N{SUPERSCRIPT TWO}", "localhost:x", "a..b:1", "\N{SNOWMAN}..:1", "a" * 70 + ":1"]
+)
+def test_an_address_that_is_none_is_refused_in_one_line(address: str):
+    with pytest.raises(SweepError, match=r"^address: must be ") as refused:
+        ray_session(address).__enter__()
+    assert "\n" not in str(refused.value)
+
+
 def test_an_address_in_the_environment_is_refused_by_its_name(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
     with pytest.raises(SweepError, match=r"RAY_ADDRESS: .*got '127.0.0.1:9'; start one, or remove RAY_ADDRESS"):

@@ -1,6 +1,7 @@
 """Many trials that do nothing: what Tune's control loop keeps of them, and what it reserves."""
 
 import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -157,6 +158,37 @@ def test_trials_run_in_the_workers_that_were_there_before_the_search(ray_address
     wait_until_all_is_free()
 
 
+def test_a_worker_that_dies_idle_costs_its_trial_one_attempt(ray_address: str, tmp_path: Path) -> None:
+    import ray
+
+    seen = Seen()
+    with Workers(Nothing, Resources(1, 0, 2, 2)) as workers:
+        workers.start(2)
+        os.kill(ray.get(workers.first().process.remote()), signal.SIGKILL)
+        run_trials(
+            workers, Numbers(lambda n: n >= 8, dying=-1), FIFOScheduler(), seen, 2000, MAX_PENDING, 1, str(tmp_path)
+        )
+    assert seen.failed == []
+    assert sorted(seen.ended) == sorted(f"trial-{number}" for number in range(8))
+    wait_until_all_is_free()
+
+
+def test_an_interruption_before_the_workers_have_started_leaves_no_reservation(
+    ray_address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray.util.placement_group import PlacementGroup
+
+    def interrupted(self: PlacementGroup, timeout_seconds: float) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(PlacementGroup, "wait", interrupted)
+    before = set(placement_group_table())
+    with Workers(Nothing, Resources(1, 0, 2, 2)) as workers, pytest.raises(KeyboardInterrupt):
+        workers.start(2)
+    new = {name: group["state"] for name, group in placement_group_table().items() if name not in before}
+    assert set(new.values()) == {"REMOVED"}
+
+
 class Dying(tune.Trainable):
     """Cannot even be made."""
 
@@ -167,6 +199,6 @@ class Dying(tune.Trainable):
 def test_workers_that_die_while_they_start_end_the_sweep(ray_address: str) -> None:
     with Workers(Dying, Resources(1, 0, 2, 2)) as workers:
         workers.start(2)
-        with pytest.raises(Unfinished, match="workers must start, but 3 of them died"):
+        with pytest.raises(Unfinished, match=r"^workers: must start, got 3 that died \(.*planted.*\); "):
             workers.first()
     wait_until_all_is_free()

@@ -72,6 +72,13 @@ def test_a_given_route_is_not_compared_with_others(make_spec: MakeSpec) -> None:
     assert [probed(spec, route=route).route for route in (DEFAULT, CHANNELS_LAST)] == [DEFAULT, CHANNELS_LAST]
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16-mixed"])
+def test_where_a_step_draws_random_numbers_all_arms_take_one_route(make_spec: MakeSpec, precision: str) -> None:
+    spec = images(make_spec, precision=precision, first="drops", last="drops")
+    assert probed(spec, precision).route == DEFAULT
+    assert last_report(spec).route == DEFAULT
+
+
 def test_only_models_with_images_have_a_choice(make_spec: MakeSpec) -> None:
     assert probed(make_spec()).route == DEFAULT
     import torch

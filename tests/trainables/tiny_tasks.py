@@ -178,6 +178,7 @@ class Images(nn.Module):
             raise AssertionError("planted")
         with torch.autocast("cpu", enabled=torch.is_autocast_enabled("cpu") and behaviour != "fp32"):
             images = self.convolutions(x)
+            images = nn.functional.dropout(images, 0.1, self.training) if behaviour == "drops" else images
             return self.head(images.view(len(x), -1) if behaviour == "views" else images.flatten(1))
 
 
