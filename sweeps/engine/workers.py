@@ -15,7 +15,6 @@ from ray.air.execution.resources.request import ResourceRequest
 from ray.tune import PlacementGroupFactory, Trainable
 
 from sweeps.engine.cluster import Resources
-from sweeps.engine.failures import failure
 from sweeps.search.checks import Unfinished
 
 MOST_FAILED = 3
@@ -56,8 +55,9 @@ class Workers:
     def _failed(self, worker: TrackedActor, error: Exception) -> None:
         self._num_failed += 1
         if self._num_failed >= MOST_FAILED:
+            *_, why = str(error).strip().splitlines() or [type(error).__name__]  # the last line of what Ray shows
             remedy = "mend what ended them, and --resume goes on"
-            raise Unfinished(f"workers: must start, got {self._num_failed} that died ({failure(error)[1]}); {remedy}")
+            raise Unfinished(f"workers: must start, got {self._num_failed} that died ({why[:300]}); {remedy}")
         self._add()
 
     def first(self) -> Any:
