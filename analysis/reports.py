@@ -42,9 +42,6 @@ def read_plain(blocks: Iterable[bytes]) -> Iterator[tuple[list[bytes], pa.Table]
 def _split(block: bytes) -> tuple[list[bytes], pa.Table]:
     lines = compute.split_pattern(pa.array([block], pa.binary()), "\n").flatten()
     plain = compute.and_(compute.starts_with(lines, PLAIN), compute.ends_with(lines, "}"))
-    # Arrow's parser ends the process over a line that is nested deeply; a report is not nested at all.
-    plain = compute.and_not(plain, compute.match_substring(lines, "["))
-    plain = compute.and_(plain, compute.equal(compute.count_substring(lines, "{"), 1))
     others = lines.filter(compute.invert(plain)).to_pylist()
     return [line for line in others if line], parse(lines.filter(plain))
 
@@ -58,10 +55,13 @@ def parse(lines: pa.BinaryArray) -> pa.Table:
     """
     if not lines:
         return table_of([])
-    [text] = compute.binary_join(pa.ListArray.from_arrays([0, len(lines)], lines), b"\n")
+    [joined] = compute.binary_join(pa.ListArray.from_arrays([0, len(lines)], lines), b"\n")
+    text = joined.as_py()
+    if b"[" in text or text.count(b"{") != len(lines):
+        raise ValueError("a line is nested; over a deeply nested one Arrow's parser would end the process")
     table = arrow_json.read_json(
-        pa.BufferReader(text.as_buffer()),
-        read_options=arrow_json.ReadOptions(block_size=len(text.as_buffer()), use_threads=False),
+        pa.BufferReader(text),
+        read_options=arrow_json.ReadOptions(block_size=len(text), use_threads=False),
         parse_options=arrow_json.ParseOptions(explicit_schema=_SCHEMA),
     )
     table.validate(full=True)
