@@ -94,6 +94,10 @@ def test_errors_of_memory_are_told(error: Exception, expected: bool) -> None:
     assert is_out_of_memory(error) is expected
 
 
+SETTLED = 10
+"""Steps after which the heap no longer grows: what lies between large tensors makes it grow in the first few."""
+
+
 def faults_of_20_steps(prepare: str) -> tuple[int, int]:
     """Page faults of a process that allocates and frees 2 x 40 MB 20 times, and its bytes after a large trial."""
     program = f"""
@@ -102,7 +106,7 @@ from trainables.memory import _resident_bytes, keep_freed_memory, release_memory
 {prepare}
 def step():
     return float((torch.ones(10_000_000) + 1).sum())
-for _ in range(3):
+for _ in range({SETTLED}):
     step()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(20):
