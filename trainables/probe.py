@@ -137,8 +137,8 @@ def _probe_one(
 def _by_route(route: str, spec: TrialSpec, default: Loop, found: ProbeResult) -> ProbeResult:
     """The result by another route; the default one's where that cannot be taken, or is slower.
 
-    A tie goes to the route, so that it is the same in every run of a sweep: where PyTorch advises it, it is rarely a
-    little slower and often much faster.
+    A tie goes to the route, so that most runs of a sweep take the same: where PyTorch advises it, it is rarely a little
+    slower and often much faster.
 
     Args:
         route: the other one.

@@ -231,6 +231,13 @@ def test_the_past_is_what_the_journal_says(finished: Path):
         {"kind": "report", "trial_id": "search-0001-fp32", "stage": "search"},
         {"kind": "report", "trial_id": "search-0009-fp32", "stage": "search", "step": 1},
         {"kind": "timing", "block_id": "x"},
+        {  # of a precision that was not probed, or was left out
+            "kind": "trial",
+            "trial_id": "search-0000-bf16-mixed",
+            "stage": "search",
+            "precision": "bf16-mixed",
+            "status": "completed",
+        },
     ],
 )
 def test_a_journal_with_a_line_that_lacks_something_is_refused_in_one_line(finished: Path, line: dict):
