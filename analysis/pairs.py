@@ -53,11 +53,14 @@ class TimedArm:
 
 @dataclass(frozen=True)
 class Block:
-    """A timing process: the arms of one configuration and seed, and the copy of the first baseline."""
+    """A timing process: the arms of one configuration and seed, the copy of the first baseline, and arms by PyTorch's
+    default kernels.
+    """
 
     contended: bool
     arms: dict[str, TimedArm]
     copies: dict[str, TimedArm]
+    defaults: dict[str, TimedArm]
 
     @property
     def aa(self) -> float:
@@ -86,11 +89,14 @@ class Confirmed:
 
 @dataclass(frozen=True)
 class Side:
-    """One arm of a pair: its run and its timing, ``None`` where there is none, and the block that it was timed in."""
+    """One arm of a pair: its run and its timing, ``None`` where there is none, and the block that it was timed in;
+    ``default`` is its timing by PyTorch's default kernels.
+    """
 
     run: Run | None
     timed: TimedArm | None
     block: Block | None
+    default: TimedArm | None = None
 
 
 @dataclass(frozen=True)
@@ -109,6 +115,13 @@ class Pair:
         if self.arm.block is self.baseline.block:
             return log_ratio(self.baseline.timed, self.arm.timed)
         return _log(self.arm.timed.samples_per_s) - _log(self.baseline.timed.samples_per_s)
+
+    @property
+    def log_speedup_over_default(self) -> float:
+        """Log of how many times faster the arm is than the baseline by PyTorch's default kernels; NaN if unknown."""
+        if self.arm.timed is None or self.baseline.default is None or self.arm.block is not self.baseline.block:
+            return math.nan
+        return log_ratio(self.baseline.default, self.arm.timed)
 
     @property
     def log_memory_ratio(self) -> float:
@@ -154,7 +167,8 @@ def _side(confirmed: Confirmed, arm: tuple[str, str], seed: int) -> Side:
     config_id, precision = arm
     block = confirmed.blocks.get((config_id, seed))
     timed = block.arms.get(precision) if block else None
-    return Side(confirmed.runs.get(precision, {}).get((config_id, seed)), timed, block if timed else None)
+    run = confirmed.runs.get(precision, {}).get((config_id, seed))
+    return Side(run, timed, block, block.defaults.get(precision)) if block and timed else Side(run, None, None)
 
 
 def confirmed_by_device(trials: pd.DataFrame, timings: pd.DataFrame, metric: str) -> dict[str, Confirmed]:
@@ -195,9 +209,12 @@ def _run(row: dict[Any, Any], metric: str) -> Run:
 
 def _block(rows: list[dict[Any, Any]]) -> Block:
     timed = [row for row in rows if _text(row["status"]) == "completed" and _text(row["precision"])]
-    arms = {row["precision"]: _timed(row) for row in timed if row["is_copy"] is not True}
     copies = {row["precision"]: _timed(row) for row in timed if row["is_copy"] is True}
-    return Block(any(row["contended"] is True for row in rows), arms, copies)
+    own = [row for row in timed if row["is_copy"] is not True and row["is_default"] is not True]
+    arms = {row["precision"]: _timed(row) for row in own}
+    by_default = [row for row in timed if row["is_default"] is True] + [row for row in own if row["route"] == "default"]
+    defaults = {row["precision"]: _timed(row) for row in reversed(by_default)}
+    return Block(any(row["contended"] is True for row in rows), arms, copies, defaults)
 
 
 def _timed(row: dict[Any, Any]) -> TimedArm:

@@ -111,9 +111,17 @@ def print_probe(results: Results, console: Console) -> None:
     """Print what the probe found: a row for every precision, and why some are left out, as sentences."""
     console.print(Text("\nProbe", "bold"))
     console.print(probe_table(results))
-    probed = results.trials[results.trials["stage"] == "probe"]
-    for row in _rows(probed[probed["status"] != "completed"]):
-        console.print(Text(f"{row['precision']}: {_words(row['status'])}, {row['status_reason']}"), soft_wrap=True)
+    for row in _rows(results.trials[results.trials["stage"] == "probe"]):
+        console.print(Text(f"{row['precision']}: {_route(row)}"), soft_wrap=True)
+
+
+def _route(row: Row) -> str:
+    """By which kernels a precision was probed, or why it is left out."""
+    if row["status"] != "completed":
+        return f"{_words(row['status'])}, {row['status_reason']}"
+    default = f", {row['default_step_ms']:.3g} ms by the default one" if _known(row["default_step_ms"]) else ""
+    kernel = f" ({row['kernel']})" if _known(row["kernel"]) else ""
+    return f"{row['step_ms']:.3g} ms a step by the route {row['route']}{default}{kernel}"
 
 
 def probe_table(results: Results) -> Table:

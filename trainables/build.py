@@ -11,7 +11,8 @@ from trainables.isolation import seed_everything
 from trainables.ladder import Precision
 from trainables.loading import build_task
 from trainables.loop import Loop
-from trainables.routes import DEFAULT
+from trainables.precision import put_in_force
+from trainables.routes import DEFAULT, without_layout
 from trainables.spec import TrialSpec
 
 
@@ -53,21 +54,29 @@ def build_loop(spec: TrialSpec, precision: Precision, device: torch.device, num_
 def build_observed(
     spec: TrialSpec, precision: Precision, device: torch.device, num_steps: bool = True
 ) -> tuple[Loop, Observation]:
-    """A trial's loop, and what its first step does.
+    """A trial's loop, and what its first step does; its route's settings stay in force until the isolation ends.
 
     The route is one that suited another configuration: where this one cannot take it, or would not compute in its
-    precision by it, the loop takes the default route. So it does where a step draws random numbers: tensors are filled
-    with them in the order in which they are stored, and arms by different routes would not draw the same.
+    precision by it, the loop takes the default route. Where a step draws random numbers, tensors stay stored as they
+    are by default: they are filled in the order in which they are stored, and arms that differ in it would not draw
+    the same.
 
     Args:
         spec, precision, device, num_steps: as of :func:`build_loop`.
     """
-    if spec.route != DEFAULT:
+    for route in dict.fromkeys((spec.route, without_layout(spec.route))):
+        if route == DEFAULT:
+            break
         with suppress(Exception):
-            loop = build_loop(spec, precision, device, num_steps)
-            observation = observe(loop)
-            if observation.mismatch(precision) is None and not observation.draws:
+            loop, observation = _by(route, spec, precision, device, num_steps)
+            if observation.mismatch(precision) is None and not (observation.draws and route != without_layout(route)):
                 return loop, observation
-        spec = replace(spec, route=DEFAULT)
-    loop = build_loop(spec, precision, device, num_steps)
+    return _by(DEFAULT, spec, precision, device, num_steps)
+
+
+def _by(
+    route: str, spec: TrialSpec, precision: Precision, device: torch.device, num_steps: bool
+) -> tuple[Loop, Observation]:
+    put_in_force(precision, route)
+    loop = build_loop(replace(spec, route=route), precision, device, num_steps)
     return loop, observe(loop)

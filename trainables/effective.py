@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
@@ -38,6 +38,7 @@ class Observation:
         flops: format -> matrix FLOPs of the step.
         activations: bytes saved for backward.
         draws: whether its forward drew random numbers, as dropout does.
+        kinds: of its matrix products: ``"matmul"``, ``"conv"``, ``"rnn"``.
     """
 
     effective: str | None
@@ -45,6 +46,7 @@ class Observation:
     flops: dict[str, int]
     activations: int
     draws: bool = False
+    kinds: frozenset[str] = frozenset()
 
     def mismatch(self, precision: Precision) -> str | None:
         """Why this is not the precision that was asked for, in one sentence; ``None`` if it is."""
@@ -57,13 +59,16 @@ class Observation:
         return f"asked for {precision.name}, but the step's matrix FLOPs ran as {ran}"
 
 
+Product: TypeAlias = tuple[str, torch.dtype, tuple[Any, ...]]
+"""Kind, dtype and, of FP32 alone, shapes: what can be told of a matrix product from its operands."""
+
+
 class _MatrixFlops(TorchDispatchMode):
-    """Counts matrix FLOPs by (kind, dtype) and keeps the largest FP32 product of each kind."""
+    """Counts matrix FLOPs by product."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.flops: Counter[tuple[str, torch.dtype]] = Counter()
-        self.largest: dict[str, tuple[int, tuple[Any, ...]]] = {}
+        self.flops: Counter[Product] = Counter()
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -78,9 +83,7 @@ class _MatrixFlops(TorchDispatchMode):
             flops = int(count(*args, **(kwargs or {}), out_val=result))
             kind = next((kind for kind in ("conv", "rnn") if kind in operation), "matmul")
             dtype = [a for a in args if isinstance(a, torch.Tensor)][1].dtype
-            self.flops[kind, dtype] += flops
-            if dtype is torch.float32 and flops > self.largest.get(kind, (0, ()))[0]:
-                self.largest[kind] = (flops, _shapes(operation, args))
+            self.flops[kind, dtype, _shapes(operation, args) if dtype is torch.float32 else ()] += flops
         return result
 
 
@@ -113,7 +116,8 @@ def _shapes(operation: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
         stride, padding, dilation, transposed, _, groups = rest[:6]
         last = weight.dim() == 4 and weight.is_contiguous(memory_format=torch.channels_last)
         layout = torch.channels_last if last else torch.contiguous_format
-        return tuple(image.shape), tuple(weight.shape), layout, stride, padding, dilation, transposed, groups
+        steps = (tuple(stride), tuple(padding), tuple(dilation))
+        return tuple(image.shape), tuple(weight.shape), layout, *steps, transposed, groups
     operands = [a.shape for a in args if isinstance(a, torch.Tensor) and a.dim() >= 2][-2:]
     return operands[0][-2], operands[0][-1], operands[-1][-1]
 
@@ -132,11 +136,20 @@ def observe(loop: Loop) -> Observation:
         activations = saved()
         loss.backward()
     loop.optimizer.zero_grad(set_to_none=True)
-    inner = {kind: canary(kind, shapes, loop.device) for kind, (_, shapes) in seen.largest.items()}
+    kinds = frozenset(kind for kind, _, _ in seen.flops)
+    return replace(judge(loop.precision, _by_format(seen.flops, loop.device), activations), draws=draws, kinds=kinds)
+
+
+def _by_format(products: Counter[Product], device: torch.device) -> Counter[str]:
+    """FLOPs by the format that they ran in.
+
+    A canary of every shape: a library may pick one kernel for large products and another, in another format, for small
+    ones.
+    """
     flops: Counter[str] = Counter()
-    for (kind, dtype), count in seen.flops.items():
-        flops[inner.get(kind, "float32") if dtype is torch.float32 else _NAMES.get(dtype, str(dtype))] += count
-    return replace(judge(loop.precision, flops, activations), draws=draws)
+    for (kind, dtype, shapes), count in products.items():
+        flops[canary(kind, shapes, device) if dtype is torch.float32 else _NAMES.get(dtype, str(dtype))] += count
+    return flops
 
 
 def _generators(device: torch.device) -> list[torch.Tensor]:
@@ -185,15 +198,16 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
 def canary(kind: str, shapes: tuple[Any, ...], device: torch.device) -> str:
     """The format that a product of FP32 tensors runs in: ``float32``, ``tf32``, ``bfloat16`` or ``float16``.
 
-    A value times one must come back unchanged. 1 + 2^-12 needs a longer mantissa than TF32's and FP16's 10 bits, 1 +
-    2^-9 one longer than BF16's 7, and 2^17 a wider exponent than FP16's.
+    A value times one must come back unchanged. 1 + 2^-18 needs a longer mantissa than TF32's and FP16's 10 bits or than
+    a pair of BF16 numbers, and leaves FP32 the bits that Winograd's sums need; 1 + 2^-9 needs more than BF16's 7, and
+    2^17 a wider exponent than FP16's.
 
     Args:
         kind: ``"matmul"``, ``"conv"`` or ``"rnn"``.
         shapes: of the product, as the dispatch mode keeps them.
         device: where the product runs, under the settings in force.
     """
-    if _through(kind, shapes, 1 + 2**-12, device):
+    if _through(kind, shapes, 1 + 2**-18, device):
         return "float32"
     if not _through(kind, shapes, 1 + 2**-9, device):
         return "bfloat16"

@@ -13,7 +13,7 @@ from trainables.ladder import Precision
 from trainables.optim import learning_rate_factor, make_optimizer
 from trainables.outputs import default_loss, make_forward, upcast
 from trainables.precision import autocast, make_scaler
-from trainables.routes import DEFAULT, take_route
+from trainables.routes import DEFAULT, take_layout
 from trainables.task import Batch, Task
 
 
@@ -42,7 +42,8 @@ class Loop:
     Args:
         task: as built for this configuration; its model is moved to the device and its precision's parameter dtype.
         hyper: the loop's hyperparameters.
-        precision: an entry of the ladder, whose :func:`trainables.precision.numerics` the caller keeps in force.
+        precision: an entry of the ladder; the caller keeps :func:`trainables.precision.numerics` of it and the route in
+            force.
         seed: of the data order.
         device: where it trains.
         num_steps: of the whole run, for the schedule; ``None``: the schedule stays at its start (timing, probing).
@@ -64,7 +65,7 @@ class Loop:
         self.dtype = None if precision.parameters == "float32" else getattr(torch, precision.parameters)
         self.init_digest = weights_digest(task.model)
         self.model = task.model.to(device=device, dtype=self.dtype)
-        take_route(route, self.model)
+        take_layout(route, self.model)
         self.data = TrainingData(task, hyper.batch_size, hyper.accumulate_steps, seed, device, self.dtype)
         self.scaler = make_scaler(precision, device)
         self.optimizer = make_optimizer(task, hyper)

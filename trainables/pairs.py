@@ -18,17 +18,19 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from trainables.build import build_observed, pick_device
 from trainables.isolation import isolated
+from trainables.kernels import serving_kernel
 from trainables.ladder import LADDER
 from trainables.loading import describe, load_function
 from trainables.loop import Loop
 from trainables.memory import is_out_of_memory, peak_memory_bytes, settle_process
 from trainables.precision import device_name, numerics
+from trainables.routes import DEFAULT
 from trainables.spec import TimingJob
 
 MIN_STEPS, MIN_WINDOW_MS = 10, 50.0
@@ -42,13 +44,21 @@ PATIENCE = 3
 """Rounds are repeated until this many times the wanted ones have been run."""
 
 
-@dataclass
-class Arm:
-    """One precision of a block and what was measured of it: a window's value is the median step time in it."""
+class Name(NamedTuple):
+    """Which arm of a block: a precision, the baseline's copy, or the baseline by PyTorch's default kernels."""
 
     precision: str
-    is_copy: bool
+    is_copy: bool = False
+    is_default: bool = False
+
+
+@dataclass
+class Arm:
+    """One arm of a block and what was measured of it: a window's value is the median step time in it."""
+
+    name: Name
     loop: Loop = field(repr=False)
+    kernel: str | None = None
     effective_precision: str | None = None
     effective_share: float | None = None
     peak_memory_bytes: int | None = None
@@ -57,9 +67,9 @@ class Arm:
     def record(self) -> dict[str, Any]:
         """What the results keep of it."""
         return {
-            "precision": self.precision,
-            "is_copy": self.is_copy,
+            **self.name._asdict(),
             "route": self.loop.route,
+            "kernel": self.kernel,
             "window_ms": self.window_ms,
             "effective_precision": self.effective_precision,
             "effective_share": self.effective_share,
@@ -87,8 +97,7 @@ def time_block(job: TimingJob) -> dict[str, Any]:
             stack.enter_context(
                 isolated(LADDER[job.precisions[0]], job.trial.seed, job.trial.num_threads, job.trial.task.directory)
             )
-            names = arm_names(job.precisions, swapped=job.trial.seed % 2 == 1)
-            arms = [_build(job, name, is_copy, device) for name, is_copy in names]
+            arms = [_build(job, name, device) for name in arm_names(job)]
             record["contended"] = _run(arms, job.windows)
             record["arms"] = [arm.record() for arm in arms]
         record["batch_size"] = arms[0].loop.data.batch_size
@@ -98,15 +107,19 @@ def time_block(job: TimingJob) -> dict[str, Any]:
     return record
 
 
-def arm_names(precisions: Sequence[str], swapped: bool = False) -> list[tuple[str, bool]]:
-    """Each precision, and a copy of the first at the other end: (name, whether it is the copy).
+def arm_names(job: TimingJob) -> list[Name]:
+    """Each precision, the baseline by default where its route is another, and the baseline's copy at the other end.
+
+    With every second seed the copy comes first: what is built first may be a little slower, which must not always hit
+    the same.
 
     Args:
-        precisions: the baseline first.
-        swapped: the copy comes first: what is built first may be a little slower, which must not always hit the same.
+        job: its first precision is the baseline.
     """
-    names = [(name, False) for name in precisions] + [(precisions[0], True)]
-    return [names[-1], *names[1:-1], names[0]] if swapped else names
+    baseline, *others = job.precisions
+    by_default = [Name(baseline, is_default=True)] if job.arm(baseline).route != DEFAULT else []
+    names = [Name(baseline), *map(Name, others), *by_default, Name(baseline, is_copy=True)]
+    return [names[-1], *names[1:-1], names[0]] if job.trial.seed % 2 else names
 
 
 def is_contended(waited: Sequence[float | None]) -> bool | None:
@@ -119,17 +132,19 @@ def is_contended(waited: Sequence[float | None]) -> bool | None:
     return any(share > CONTENDED_ABOVE for share in known) if known else None
 
 
-def _build(job: TimingJob, name: str, is_copy: bool, device: torch.device) -> Arm:
-    precision = LADDER[name]
+def _build(job: TimingJob, name: Name, device: torch.device) -> Arm:
+    precision = LADDER[name.precision]
     with numerics(precision):
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)  # pragma: gpu
         before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
-        loop, observation = build_observed(job.arm(name), precision, device, num_steps=False)
-        arm = Arm(name, is_copy, loop)
+        spec = job.arm(name.precision, name.is_default)
+        loop, observation = build_observed(spec, precision, device, num_steps=False)
+        arm = Arm(name, loop)
         arm.effective_precision = observation.effective
         arm.effective_share = observation.share if observation.flops else None
         arm.loop.train(WARMUP_STEPS)
+        arm.kernel = serving_kernel(lambda: loop.train(1), device)
         peak = peak_memory_bytes(arm.loop.model, arm.loop.optimizer, observation.activations, device)
         arm.peak_memory_bytes = peak - before
     return arm
@@ -166,7 +181,7 @@ def _run(arms: Sequence[Arm], windows: int) -> bool | None:
 def _window(arm: Arm, num_steps: int) -> tuple[float, float | None]:
     """Median step time of a window in ms, without its first step, which still warms the caches; the share waited."""
     losses = torch.zeros((), device=arm.loop.device)
-    with numerics(arm.loop.precision):
+    with numerics(arm.loop.precision, arm.loop.route):
         arm.loop.model.train()
         arm.loop.train_step(losses)
         clock = _CudaClock() if arm.loop.device.type == "cuda" else _HostClock()

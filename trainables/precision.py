@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import torch
 
 from trainables.ladder import LADDER, Precision
+from trainables.routes import DEFAULT, settings_of
 
 FP32_OPERATIONS = (
     ("cuda", "matmul"),
@@ -99,6 +100,9 @@ def _settings(precision: Precision) -> dict[str, Setting]:
         settings[name] = _attribute(torch.backends.cuda.matmul, name, True)
     for name, wanted in (("enabled", True), ("benchmark", False), ("deterministic", False)):
         settings[f"cudnn.{name}"] = _attribute(torch.backends.cudnn, name, wanted)
+    if torch.cuda.is_available():  # pragma: gpu
+        library = torch.backends.cuda.preferred_blas_library
+        settings["blas_library"] = (lambda: str(library()).rpartition(".")[2].lower(), library, "cublas")
     settings["default_dtype"] = (torch.get_default_dtype, torch.set_default_dtype, torch.float32)
     settings["deterministic"] = (torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode, 0)
     settings["autocast_cache"] = (torch.is_autocast_cache_enabled, torch.set_autocast_cache_enabled, True)
@@ -132,8 +136,12 @@ def _or_none(getter: Callable[[], Any]) -> Callable[[], Any]:
 
 
 @contextmanager
-def numerics(precision: Precision) -> Iterator[dict[str, str]]:
+def numerics(precision: Precision, route: str = DEFAULT) -> Iterator[dict[str, str]]:
     """Puts every global numeric setting in force for a precision, reads it back, and restores what stood before.
+
+    Args:
+        precision: an entry of the ladder.
+        route: a kernel route of :mod:`trainables.routes`.
 
     Yields:
         the settings as they were read back, as text.
@@ -144,16 +152,33 @@ def numerics(precision: Precision) -> Iterator[dict[str, str]]:
     settings = _settings(precision)
     before = {name: getter() for name, (getter, _, _) in settings.items()}
     try:
-        for name, (getter, setter, wanted) in settings.items():
-            if getter() != wanted:  # some setters import half of PyTorch
-                setter(wanted)
-            if getter() != wanted:
-                raise RuntimeError(f"{name} must be {wanted} for {precision.name}, but reads back {getter()}")
-        yield {name: str(getter()) for name, (getter, _, _) in settings.items()}
+        yield put_in_force(precision, route)
     finally:
         for name, (getter, setter, _) in settings.items():
             if getter() != before[name] and before[name] is not None:
                 setter(before[name])
+
+
+def put_in_force(precision: Precision, route: str = DEFAULT) -> dict[str, str]:
+    """Sets every global numeric setting for good, or rather until the surrounding :func:`numerics` ends.
+
+    Args:
+        precision, route: as of :func:`numerics`.
+
+    Returns:
+        the settings as they were read back, as text.
+
+    Raises:
+        RuntimeError: a setting did not take.
+    """
+    settings, by_route = _settings(precision), settings_of(route)
+    for name, (getter, setter, wanted) in settings.items():
+        wanted = by_route.get(name, wanted)
+        if getter() != wanted:  # some setters import half of PyTorch
+            setter(wanted)
+        if getter() != wanted:
+            raise RuntimeError(f"{name} must be {wanted} for {precision.name}, but reads back {getter()}")
+    return {name: str(getter()) for name, (getter, _, _) in settings.items()}
 
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:

@@ -4,8 +4,7 @@ import math
 import socket
 import statistics
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,12 +14,13 @@ from trainables.build import build_observed, pick_device
 from trainables.effective import Observation
 from trainables.evaluation import Evaluator
 from trainables.isolation import isolated
+from trainables.kernels import serving_kernel
 from trainables.ladder import LADDER, Precision
 from trainables.loading import TaskError, describe, load_function
 from trainables.loop import Loop
 from trainables.memory import is_out_of_memory, peak_memory_bytes, release_memory
-from trainables.precision import device_name, unsupported_reason
-from trainables.routes import DEFAULT, routes_of
+from trainables.precision import device_name, put_in_force, unsupported_reason
+from trainables.routes import DEFAULT, join, options_for, options_in
 from trainables.spec import TrialSpec
 
 HOPELESS = 5.0
@@ -45,6 +45,7 @@ class ProbeResult:
         status_reason: one sentence for any status but ``completed``.
         effective_precision, effective_share: what a step really ran in.
         route: the fastest kernel route, which trials in this precision are to take.
+        kernel: the library and kernel that serve most of its products, where they tell.
         step_ms: median time of a step; ``fastest_ms``: of the fastest; ``default_ms``: median by the default route.
         samples_per_s: training examples per second at that time.
         peak_memory_bytes: of a training step.
@@ -59,6 +60,7 @@ class ProbeResult:
     effective_precision: str | None = None
     effective_share: float | None = None
     route: str | None = None
+    kernel: str | None = None
     step_ms: float | None = None
     default_ms: float | None = None
     fastest_ms: float | None = None
@@ -121,10 +123,10 @@ def _probe_one(
             metrics = _check_evaluation(loop)  # what fails in evaluation, too, is to be known now
             loop.train(1)
             found = _result(loop, observation, metrics, _step_times_ms(loop, MAX_MS), baseline_ms)
-            if route is None and found.is_usable and not observation.draws:
-                for other in routes_of(loop.model):
-                    found = found if other == loop.route else _by_route(other, spec, loop, found)
-            return found
+            if route is None and found.is_usable:
+                loop, found = _fastest(spec, loop, observation.kinds, found)
+            kernel = serving_kernel(lambda: loop.train(1), device) if found.is_usable else None
+            return replace(found, kernel=kernel)
     except TaskError:
         raise
     except (Exception, SystemExit) as error:
@@ -134,33 +136,47 @@ def _probe_one(
         release_memory(device)
 
 
-def _by_route(route: str, spec: TrialSpec, default: Loop, found: ProbeResult) -> ProbeResult:
-    """The result by another route; the default one's where that cannot be taken, or is slower.
-
-    A tie goes to the route, so that most runs of a sweep take the same: where PyTorch advises it, it is rarely a little
-    slower and often much faster.
+def _fastest(spec: TrialSpec, loop: Loop, kinds: Collection[str], found: ProbeResult) -> tuple[Loop, ProbeResult]:
+    """The loop and result by the fastest route: each option is kept if it makes what was kept before it faster.
 
     Args:
-        route: the other one.
-        spec: what ``default`` was built from.
-        default: a loop by the default route, in training.
+        spec: what ``loop`` was built from.
+        loop: by the default route, in training.
+        kinds: of its products.
         found: its result.
     """
-    with suppress(Exception):
-        other, observation = build_observed(replace(spec, route=route), default.precision, default.device, False)
-        if other.route != route:
-            return found
-        metrics = _check_evaluation(other)
-        if not math.isfinite(other.train(1).train_loss):
-            return found
-        times_ms: dict[Loop, list[float]] = {default: [], other: []}
-        for loop in (default, other, other, default) * ROUNDS:
-            times_ms[loop] += _step_times_ms(loop, MAX_MS / 4)
-        default_ms = statistics.median(times_ms[default])
-        if statistics.median(times_ms[other]) < TIE * default_ms:
-            found = _result(other, observation, metrics, times_ms[other], None)
-        return replace(found, default_ms=default_ms)
-    return found
+    for option in options_for(loop.model, loop.precision, loop.device, kinds):
+        route = join([*options_in(loop.route), option])
+        try:
+            put_in_force(loop.precision, route)
+            loop, found = _faster(spec, loop, route, found)
+        except Exception:  # a route that fails is none; what the task does wrong on the default one is known by now
+            continue
+    put_in_force(loop.precision, loop.route)
+    return loop, found
+
+
+def _faster(spec: TrialSpec, loop: Loop, route: str, found: ProbeResult) -> tuple[Loop, ProbeResult]:
+    """The loop and result by another route; those at hand where it cannot be taken, or is slower.
+
+    A tie goes to the other route, so that most runs of a sweep take the same: where it is advised, it is rarely a
+    little slower and often much faster.
+    """
+    other, observation = build_observed(replace(spec, route=route), loop.precision, loop.device, False)
+    if other.route != route:
+        return loop, found
+    metrics = _check_evaluation(other)
+    if not math.isfinite(other.train(1).train_loss):
+        return loop, found
+    times_ms: dict[Loop, list[float]] = {loop: [], other: []}
+    for each in (loop, other, other, loop) * ROUNDS:
+        put_in_force(each.precision, each.route)
+        times_ms[each] += _step_times_ms(each, MAX_MS / 4)
+    before_ms, after_ms = (statistics.median(times) for times in times_ms.values())
+    default_ms = before_ms if loop.route == DEFAULT else found.default_ms
+    if after_ms < TIE * before_ms:
+        return other, replace(_result(other, observation, metrics, times_ms[other], None), default_ms=default_ms)
+    return loop, replace(found, default_ms=default_ms)
 
 
 def _check_evaluation(loop: Loop) -> tuple[str, ...]:

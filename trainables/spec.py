@@ -125,7 +125,8 @@ class TimingJob:
 
     Args:
         trial: configuration, seed, task and resources; its precision, route and budget are not used.
-        precisions: the arms; the first is the baseline, which is timed a second time as a copy (A/A).
+        precisions: the arms; the first is the baseline, which is timed a second time as a copy (A/A), and a third time
+            by the default route where its own is another.
         routes: precision -> its kernel route; the default one where it is not named.
         windows: of each arm, at least 1.
     """
@@ -135,9 +136,10 @@ class TimingJob:
     routes: Mapping[str, str] = field(default_factory=dict)
     windows: int = 8
 
-    def arm(self, precision: str) -> TrialSpec:
-        """The trial in one precision, by its route."""
-        return replace(self.trial, precision=precision, route=self.routes.get(precision, DEFAULT))
+    def arm(self, precision: str, by_default: bool = False) -> TrialSpec:
+        """The trial in one precision, by its route or by the default one."""
+        route = DEFAULT if by_default else self.routes.get(precision, DEFAULT)
+        return replace(self.trial, precision=precision, route=route)
 
     def to_json(self) -> str:
         """One line, as :meth:`from_json` takes it."""

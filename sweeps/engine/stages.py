@@ -243,6 +243,8 @@ def describe_probe(result: Mapping[str, Any]) -> str:
         return f"{precision:<15}left out, {result['status'].replace('_', ' ')}: {reason}"
     by = f" by {result['route']}" if result["route"] != DEFAULT else ""
     by += f" ({result['default_ms']:.3g} by default)" if by and result["default_ms"] else ""
+    served = dict.fromkeys(kernel.split()[0] for kernel in (result["kernel"] or "").split(", ") if kernel)
+    by += f" in {' and '.join(served)}" if served else ""
     return f"{precision:<15}{result['step_ms']:.3g} ms a step{by} on {result['device']}"
 
 

@@ -27,7 +27,7 @@ from sweeps.search.scheduler_names import SCHEDULERS, check_scheduler
 from sweeps.search.space import check_space, space_to_json
 from sweeps.search.successive_halving import MODES
 from trainables.ladder import BASELINES, LADDER
-from trainables.routes import ROUTES
+from trainables.routes import DEFAULT, OPTIONS, ROUTES
 from trainables.spec import Budget
 
 __all__ = ["SCHEDULERS", "STAGES", "Confirm", "Sweep", "SweepError"]
@@ -122,8 +122,8 @@ class Sweep:
         AUTO,
         RESOURCES,
         "kernel route: auto takes the fastest in each precision, as the probe measures it; default is PyTorch's own; "
-        "channels_last stores images so",
-        "|".join((AUTO, *ROUTES)),
+        f"others are joined by +: {'; '.join(f'{name} {what}' for name, what in OPTIONS.items())}",
+        "|".join((AUTO, DEFAULT, *OPTIONS)),
     )
     storage: str = option("runs", WHERE, "folder or URL under which results are kept", "PLACE")
     run_name: str | None = option(None, WHERE, "folder of this run; else the sweep's name and a timestamp", "NAME")
@@ -251,7 +251,9 @@ def _check_switches(sweep: Sweep) -> None:
     if sweep.mode is not None:
         one_of("mode", sweep.mode, MODES)
     one_of("stage", sweep.stage, STAGES)
-    one_of("route", sweep.route, (AUTO, *ROUTES))
+    if sweep.route not in (AUTO, *ROUTES):
+        names = ", ".join((AUTO, DEFAULT, *OPTIONS))
+        refuse("route", f"must be one of {names}", sweep.route, "join several options by +, in this order")
     for name in ("resume", "dry_run"):
         if not isinstance(getattr(sweep, name), bool):
             refuse(name, "must be True or False", getattr(sweep, name), "leave it out unless wanted")

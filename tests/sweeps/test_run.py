@@ -129,6 +129,7 @@ def test_timings_hold_every_arm_and_the_copy(digits):
     assert (results.timings["status"] == "completed").all()
     for _, block in results.timings.groupby("block_id"):
         assert set(block[~block["is_copy"]]["precision"]) == usable
+        assert (block["kernel"].str.split(" ").str[0].isin(["oneDNN", "MKL", "PyTorch's"])).all()
         assert list(block[block["is_copy"]]["precision"]) == ["fp32"]
         assert block["window_ms"].map(len).ge(8).all()
         assert block["init_digest"].nunique() == block["data_digest"].nunique() == 1
@@ -151,8 +152,11 @@ def test_verdicts_cover_each_arm(digits):
 def test_every_run_of_a_precision_takes_the_route_that_the_probe_found(digits):
     _, results = digits
     probed = results.trials.query("stage == 'probe' and status == 'completed'").set_index("precision")["route"]
-    assert set(probed) <= {"default", "channels_last"}
-    for table in (results.trials.query("stage != 'probe'"), results.timings):
+    assert set(probed) <= {"default", "channels_last", "onednn", "channels_last+onednn"}
+    by_default = results.timings["is_default"]
+    assert by_default.any() == (probed["fp32"] != "default")
+    assert set(results.timings[by_default]["route"]) <= {"default"}
+    for table in (results.trials.query("stage != 'probe'"), results.timings[~by_default]):
         assert table["route"].notna().all()
         assert (table["route"] == table["precision"].map(probed)).all()
 

@@ -38,11 +38,14 @@ def test_halves_hold_every_block_once_and_every_configuration() -> None:
 
 def test_a_probe_in_a_line() -> None:
     usable = {"precision": "fp32", "status": "completed", "status_reason": None, "step_ms": 1.234, "device": "X"}
+    usable["kernel"] = None
     assert describe_probe(usable | {"route": "default", "default_ms": 1.234}) == "fp32           1.23 ms a step on X"
     faster = describe_probe(usable | {"route": "channels_last", "default_ms": 1.5})
     assert faster == "fp32           1.23 ms a step by channels_last (1.5 by default) on X"
     given = describe_probe(usable | {"route": "channels_last", "default_ms": None})
     assert given == "fp32           1.23 ms a step by channels_last on X"
+    served = describe_probe(usable | {"route": "default", "default_ms": None, "kernel": "oneDNN a, MKL b, oneDNN c"})
+    assert served == "fp32           1.23 ms a step in oneDNN and MKL on X"
     left_out = {"precision": "tf32", "status": "unsupported", "status_reason": "why"}
     assert describe_probe(left_out) == "tf32           left out, unsupported: why"
 

@@ -28,10 +28,10 @@ def short_windows(monkeypatch: pytest.MonkeyPatch) -> None:
 def run_with(monkeypatch: pytest.MonkeyPatch, num_arms: int, windows: int, waited: Sequence[float | None]):
     """Runs the rounds over arms whose windows are made up; the order of windows, the arms, and the judgement."""
     shares, order = iter(waited), []
-    arms = [pairs.Arm(str(index), False, loop=None) for index in range(num_arms)]
+    arms = [pairs.Arm(pairs.Name(str(index)), loop=None) for index in range(num_arms)]
 
     def window(arm: pairs.Arm, num_steps: int) -> tuple[float, float | None]:
-        order.append(int(arm.precision))
+        order.append(int(arm.name.precision))
         return float(len(order)), next(shares, 0.0)
 
     monkeypatch.setattr(pairs, "_window", window)
@@ -74,9 +74,22 @@ def test_where_the_system_does_not_tell_it_is_unknown(monkeypatch: pytest.Monkey
     assert run_with(monkeypatch, 2, 2, [None] * 100)[2] is None
 
 
-def test_the_copy_is_of_the_baseline_and_stands_at_the_other_end() -> None:
-    assert arm_names(["tf32", "bf16-mixed"]) == [("tf32", False), ("bf16-mixed", False), ("tf32", True)]
-    assert arm_names(["tf32", "bf16-mixed"], swapped=True) == [("tf32", True), ("bf16-mixed", False), ("tf32", False)]
+def test_the_copy_is_of_the_baseline_and_stands_at_the_other_end(make_spec: MakeSpec) -> None:
+    baseline, other, by_default, copy = (
+        ("tf32", False, False),
+        ("bf16-mixed", False, False),
+        ("tf32", False, True),
+        (
+            "tf32",
+            True,
+            False,
+        ),
+    )
+    precisions, routes = ("tf32", "bf16-mixed"), {"tf32": "onednn"}
+    assert arm_names(TimingJob(make_spec(seed=4), precisions)) == [baseline, other, copy]
+    assert arm_names(TimingJob(make_spec(seed=5), precisions)) == [copy, other, baseline]
+    assert arm_names(TimingJob(make_spec(seed=4), precisions, routes)) == [baseline, other, by_default, copy]
+    assert arm_names(TimingJob(make_spec(seed=5), precisions, routes)) == [copy, other, by_default, baseline]
 
 
 @pytest.mark.parametrize(
@@ -134,7 +147,7 @@ def test_windows_are_long_enough_and_of_as_many_steps_in_every_arm(
 
     def watched(arm: pairs.Arm, num_steps: int) -> tuple[float, float | None]:
         step_ms, _ = window(arm, num_steps)
-        seen.append((arm.precision, arm.is_copy, num_steps, step_ms))
+        seen.append((arm.name.precision, arm.name.is_copy, num_steps, step_ms))
         return step_ms, None  # else rounds that other work on this machine disturbs would be repeated
 
     assert (pairs.MIN_STEPS, pairs.MIN_WINDOW_MS) == (10, 50)

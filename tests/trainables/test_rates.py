@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from trainables import rates
+from trainables import kernels, rates
 from trainables.kernels import libraries, parse_verbose, serving_kernel
 from trainables.rates import FORMATS, make_product, matrix_rates
 
@@ -99,21 +99,32 @@ def test_a_product_tells_which_kernel_serves_it_and_prints_nothing(capfd: pytest
 
 
 @pytest.mark.parametrize(
-    ("printed", "kernel"),
+    ("printed", "kernels"),
     [
-        ("MKL_VERBOSE oneMKL 2024.0 for Intel(R)\nMKL_VERBOSE SGEMM(N,N,256,256) 10.37ms CNR:OFF\n", "MKL SGEMM"),
+        (
+            "MKL_VERBOSE oneMKL 2024.0 for Intel(R)\n"
+            "MKL_VERBOSE SGEMM(N,N,256,256,0x7f) 10.5ms CNR:OFF\nMKL_VERBOSE SGEMM(T,N,1,2) 500.00us CNR:OFF\n",
+            {"MKL SGEMM": 11.0},
+        ),
         (
             "onednn_verbose,v1,info,cpu,runtime:OpenMP,nthr:2\n"
-            "onednn_verbose,v1,primitive,exec,cpu,matmul,brg_matmul:avx10_1_512_amx,undef,src:bf16 wei:bf16,,256x256\n"
-            "onednn_verbose,v1,primitive,exec,cpu,reorder,jit:uni,undef,src:f32\n",
-            "oneDNN brg_matmul:avx10_1_512_amx",
+            "onednn_verbose,v1,primitive,exec,cpu,matmul,brg_matmul:avx10_1_512_amx,undef,src:bf16,,256x256,0.25\n"
+            "onednn_verbose,v1,primitive,exec,cpu,reorder,jit:uni,undef,src:f32,,9,7.5\n"
+            "onednn_verbose,v1,primitive,exec,cpu,convolution,jit:avx512_core,forward,src:f32,,mb64_ic1,1.5e-02\n",
+            {"oneDNN brg_matmul:avx10_1_512_amx": 0.25, "oneDNN jit:avx512_core": 0.015},
         ),
-        ("dnnl_verbose,exec,cpu,matmul,gemm:jit,undef,src_f32\n", "oneDNN gemm:jit"),
-        ("", None),
+        ("dnnl_verbose,exec,cpu,matmul,gemm:jit,undef,src_f32\n", {"oneDNN gemm:jit": 0.0}),
+        ("", {}),
     ],
 )
-def test_verbose_lines_name_the_kernel(printed: str, kernel: str | None):
-    assert parse_verbose(printed) == kernel
+def test_verbose_lines_name_the_kernels_and_their_times(printed: str, kernels: dict[str, float]):
+    assert parse_verbose(printed) == pytest.approx(kernels)
+
+
+def test_a_step_names_the_kernels_that_take_a_tenth_of_it(monkeypatch: pytest.MonkeyPatch):
+    lines = [f"dnnl_verbose,exec,cpu,matmul,{name},undef,{ms}\n" for name, ms in (("a", 0.5), ("b", 8), ("c", 1.5))]
+    monkeypatch.setattr(kernels, "_printed", lambda products: "".join(lines))
+    assert serving_kernel(lambda: None, CPU) == "oneDNN b, oneDNN c"
 
 
 def test_fp8_on_a_gpu_without_it_says_which_one_has_it(monkeypatch: pytest.MonkeyPatch):

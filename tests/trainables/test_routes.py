@@ -2,14 +2,19 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from trainables import effective
+from trainables.ladder import LADDER
 from trainables.pairs import time_block
+from trainables.precision import numerics
 from trainables.probe import ProbeResult, probe
 from trainables.report import TrialReport
-from trainables.routes import CHANNELS_LAST, DEFAULT, routes_of
+from trainables.routes import CHANNELS_LAST, DEFAULT, ONEDNN, OPTIONS, ROUTES, join, options_for, options_in
 from trainables.spec import Checkpoints, TimingJob, TrialSpec
 from trainables.trial import Trial, run_trial
 
@@ -29,6 +34,41 @@ def probed(spec: TrialSpec, precision: str = "fp32", route: str | None = None) -
     return result
 
 
+def test_onednn_computes_the_products_where_its_route_is_taken(make_spec: MakeSpec) -> None:
+    """And they remain FP32 by every setting that a library may read, and none of it is left behind."""
+    if not torch.backends.mkldnn.is_available() or "amx_tile" in Path("/proc/cpuinfo").read_text():
+        pytest.skip("needs oneDNN, and a CPU that does not compute in BF16 where it may")
+    before = torch.get_float32_matmul_precision()
+    kernels = {}
+    for route in (DEFAULT, ONEDNN):
+        [arm, *_] = time_block(TimingJob(make_spec("wide", seed=4), ("fp32",), {"fp32": route}, windows=1))["arms"]
+        assert (arm["route"], arm["effective_precision"], arm["effective_share"]) == (route, "fp32", 1.0)
+        kernels[route] = arm["kernel"]
+    assert kernels[ONEDNN].startswith("oneDNN")
+    assert "MKL" not in kernels[ONEDNN]
+    assert "oneDNN" not in kernels[DEFAULT]
+    with numerics(LADDER["fp32"], ONEDNN):
+        assert torch.get_float32_matmul_precision() == "medium"
+        assert torch.backends.cuda.matmul.allow_tf32 is True  # as the old switch brings it along
+    assert torch.get_float32_matmul_precision() == before
+
+
+def test_a_route_by_which_products_are_narrowed_is_not_taken(
+    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A CPU with AMX is mocked: where oneDNN may compute in BF16, its canary answers as such a CPU's would."""
+    honest = effective.canary
+
+    def canary(*arguments: Any) -> str:
+        narrowed = torch._C._get_fp32_precision_getter("mkldnn", "matmul") == "bf16"
+        return "bfloat16" if narrowed else honest(*arguments)
+
+    monkeypatch.setattr(effective, "canary", canary)
+    assert probed(make_spec()).route == DEFAULT
+    report = last_report(make_spec(route=ONEDNN))
+    assert (report.status, report.route, report.effective_precision) == ("completed", DEFAULT, "fp32")
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16-mixed", "bf16-true"])
 def test_a_route_changes_the_rounding_alone(make_spec: MakeSpec, precision: str) -> None:
     default, last = (last_report(images(make_spec, route, precision)) for route in (DEFAULT, CHANNELS_LAST))
@@ -40,19 +80,21 @@ def test_a_route_changes_the_rounding_alone(make_spec: MakeSpec, precision: str)
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "route"),
+    ("behaviour", "is_last"),
     [
-        ({"first": "slow"}, CHANNELS_LAST),
-        ({"last": "slow"}, DEFAULT),
-        ({"last": "views"}, DEFAULT),
-        ({"last": "no evaluation"}, DEFAULT),
+        ({"first": "slow"}, True),
+        ({"last": "slow"}, False),
+        ({"last": "views"}, False),
+        ({"last": "no evaluation"}, False),
     ],
 )
 def test_the_probe_finds_the_fastest_route_that_can_be_taken(
-    make_spec: MakeSpec, behaviour: Mapping[str, str], route: str
+    make_spec: MakeSpec, behaviour: Mapping[str, str], is_last: bool
 ) -> None:
     found = probed(images(make_spec, **behaviour))
-    assert (found.status, found.route) == ("completed", route)
+    assert found.status == "completed"
+    assert found.route is not None
+    assert (CHANNELS_LAST in options_in(found.route)) is is_last  # what oneDNN gains beside it is the machine's affair
     if "slow" in behaviour.values():
         assert found.default_ms is not None
         assert (found.default_ms > 30) is ("first" in behaviour)
@@ -73,18 +115,27 @@ def test_a_given_route_is_not_compared_with_others(make_spec: MakeSpec) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16-mixed"])
-def test_where_a_step_draws_random_numbers_all_arms_take_one_route(make_spec: MakeSpec, precision: str) -> None:
+def test_where_a_step_draws_random_numbers_all_arms_store_images_alike(make_spec: MakeSpec, precision: str) -> None:
     spec = images(make_spec, precision=precision, first="drops", last="drops")
-    assert probed(spec, precision).route == DEFAULT
+    assert probed(spec, precision).route in (DEFAULT, ONEDNN)
     assert last_report(spec).route == DEFAULT
+    assert last_report(replace(spec, route=join([CHANNELS_LAST, ONEDNN]))).route == ONEDNN
 
 
-def test_only_models_with_images_have_a_choice(make_spec: MakeSpec) -> None:
-    assert probed(make_spec()).route == DEFAULT
-    import torch
+def test_only_what_can_make_a_difference_is_tried() -> None:
+    dense, images = torch.nn.Linear(2, 2), torch.nn.Conv2d(2, 2, 1)
+    cpu, gpu, fp32, bf16 = torch.device("cpu"), torch.device("cuda", 0), LADDER["fp32"], LADDER["bf16-mixed"]
+    assert options_for(dense, fp32, cpu, {"matmul"}) == ("onednn",)
+    assert options_for(dense, bf16, cpu, {"matmul"}) == ()
+    assert options_for(images, fp32, cpu, {"conv"}) == ("channels_last",)
+    assert options_for(images, bf16, gpu, {"conv", "matmul"}) == ("channels_last", "cublaslt", "cudnn_benchmark")
 
-    assert routes_of(torch.nn.Linear(2, 2)) == (DEFAULT,)
-    assert routes_of(torch.nn.Conv2d(2, 2, 1)) == (DEFAULT, CHANNELS_LAST)
+
+def test_routes_are_options_in_their_order() -> None:
+    assert [join(options_in(route)) for route in ROUTES] == list(ROUTES)
+    assert ROUTES[: len(OPTIONS) + 1] == (DEFAULT, *OPTIONS)
+    assert join(["onednn", "channels_last"]) == "channels_last+onednn"
+    assert len(set(ROUTES)) == 2 ** len(OPTIONS)
 
 
 def test_a_configuration_that_cannot_take_the_route_takes_the_default_one(make_spec: MakeSpec) -> None:
@@ -93,18 +144,20 @@ def test_a_configuration_that_cannot_take_the_route_takes_the_default_one(make_s
     assert (report.status, report.route) == ("completed", DEFAULT)
     assert report.metrics == last_report(replace(spec, route=DEFAULT)).metrics
     record = time_block(TimingJob(spec, ("fp32", "bf16-mixed"), {"fp32": CHANNELS_LAST}, windows=1))
-    assert [arm["route"] for arm in record["arms"]] == [DEFAULT] * 3
+    assert [arm["route"] for arm in record["arms"]] == [DEFAULT] * 4
 
 
 def test_each_arm_is_timed_by_its_own_route_and_the_copy_by_its_original_s(make_spec: MakeSpec) -> None:
     job = TimingJob(images(make_spec, DEFAULT), ("fp32", "bf16-mixed"), {"fp32": CHANNELS_LAST}, windows=1)
     arms = time_block(TimingJob.from_json(job.to_json()))["arms"]
-    routes = {(arm["precision"], arm["is_copy"]): arm["route"] for arm in arms}
-    assert routes == {
-        ("fp32", False): CHANNELS_LAST,
-        ("fp32", True): CHANNELS_LAST,
-        ("bf16-mixed", False): DEFAULT,
-    }
+    routes = [(arm["precision"], arm["is_copy"], arm["is_default"], arm["route"]) for arm in arms]
+    assert sorted(routes) == [
+        ("bf16-mixed", False, False, DEFAULT),
+        ("fp32", False, False, CHANNELS_LAST),
+        ("fp32", False, True, DEFAULT),
+        ("fp32", True, False, CHANNELS_LAST),
+    ]
+    assert len({arm["init_digest"] for arm in arms}) == len({arm["data_digest"] for arm in arms}) == 1
 
 
 def test_a_state_is_of_a_route(make_spec: MakeSpec, tmp_path: Any) -> None:

@@ -21,6 +21,11 @@ def build(config, **fields):
     return Task(**{"model": model, "train_set": data, "val_set": data, **fields})
 
 
+def wide(config):
+    """Products that are large enough for oneDNN to be asked for."""
+    return build(config, model=nn.Sequential(nn.Linear(8, 128), nn.ReLU(), nn.Linear(128, 64)))
+
+
 def draws_after_building(config):
     task = build(config)
     torch.rand(config["draws"])
