@@ -1,5 +1,6 @@
 """What all tests share: fast ones first, then those that use Ray, in one session of it."""
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,12 @@ ROOT = Path(__file__).parent.parent
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("ray") is not None)
+
+
+def pytest_collection_finish() -> None:
+    """Trials collect garbage as they end; like the processes that run them, they need not walk what stays for good."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -59,8 +59,8 @@ class Observation:
         return f"asked for {precision.name}, but the step's matrix FLOPs ran as {ran}"
 
 
-Product: TypeAlias = tuple[str, torch.dtype, tuple[Any, ...]]
-"""Kind, dtype and, of FP32 alone, shapes: what can be told of a matrix product from its operands."""
+Product: TypeAlias = tuple[str, torch.dtype, tuple[Any, ...], str]
+"""Kind and dtype of a matrix product; of FP32 alone, its shapes and the setting that may narrow it, as it was then."""
 
 
 class _MatrixFlops(TorchDispatchMode):
@@ -82,9 +82,20 @@ class _MatrixFlops(TorchDispatchMode):
         if count is not None:
             flops = int(count(*args, **(kwargs or {}), out_val=result))
             kind = next((kind for kind in ("conv", "rnn") if kind in operation), "matmul")
-            dtype = [a for a in args if isinstance(a, torch.Tensor)][1].dtype
-            self.flops[kind, dtype, _shapes(operation, args) if dtype is torch.float32 else ()] += flops
+            operand = [a for a in args if isinstance(a, torch.Tensor)][1]
+            fp32 = operand.dtype is torch.float32
+            how = (_shapes(operation, args), _setting(kind, operand.device)) if fp32 else ((), "")
+            self.flops[kind, operand.dtype, *how] += flops
         return result
+
+
+def _backend(device: torch.device) -> str:
+    return "cuda" if device.type == "cuda" else "mkldnn"
+
+
+def _setting(kind: str, device: torch.device) -> str:
+    """How FP32 products of a kind may be narrowed at this moment: a library may change it around its own calls."""
+    return str(torch._C._get_fp32_precision_getter(_backend(device), kind))
 
 
 def _rnn_flops(sequence: torch.Tensor, *args: Any, out_val: Any) -> int:
@@ -136,7 +147,7 @@ def observe(loop: Loop) -> Observation:
         activations = saved()
         loss.backward()
     loop.optimizer.zero_grad(set_to_none=True)
-    kinds = frozenset(kind for kind, _, _ in seen.flops)
+    kinds = frozenset(kind for kind, *_ in seen.flops)
     return replace(judge(loop.precision, _by_format(seen.flops, loop.device), activations), draws=draws, kinds=kinds)
 
 
@@ -147,9 +158,26 @@ def _by_format(products: Counter[Product], device: torch.device) -> Counter[str]
     ones.
     """
     flops: Counter[str] = Counter()
-    for (kind, dtype, shapes), count in products.items():
-        flops[canary(kind, shapes, device) if dtype is torch.float32 else _NAMES.get(dtype, str(dtype))] += count
+    for (kind, dtype, shapes, setting), count in products.items():
+        if dtype is torch.float32:
+            with _as_it_was(kind, setting, device):
+                flops[canary(kind, shapes, device)] += count
+        else:
+            flops[_NAMES.get(dtype, str(dtype))] += count
     return flops
+
+
+@contextmanager
+def _as_it_was(kind: str, setting: str, device: torch.device) -> Iterator[None]:
+    key = (_backend(device), kind)
+    before = torch._C._get_fp32_precision_getter(*key)
+    try:
+        if setting != before:
+            torch._C._set_fp32_precision_setter(*key, setting)
+        yield
+    finally:
+        if setting != before:
+            torch._C._set_fp32_precision_setter(*key, before)
 
 
 def _generators(device: torch.device) -> list[torch.Tensor]:

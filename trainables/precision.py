@@ -90,12 +90,10 @@ def _settings(precision: Precision) -> dict[str, Setting]:
         ),
         "cudnn.allow_tf32": (_or_none(torch._C._get_cudnn_allow_tf32), torch._C._set_cudnn_allow_tf32, tf32),
     }
+    settings["fp32_precision"] = (*_fp32_precision("generic", "all"), "none")
     for backend, operation in FP32_OPERATIONS:
-        settings[f"{backend}.{operation}.fp32_precision"] = (
-            partial(torch._C._get_fp32_precision_getter, backend, operation),
-            partial(torch._C._set_fp32_precision_setter, backend, operation),
-            "tf32" if tf32 else "ieee",
-        )
+        name = f"{backend}.{operation}.fp32_precision"
+        settings[name] = (*_fp32_precision(backend, operation), "tf32" if tf32 else "ieee")
     for name in ("allow_fp16_reduced_precision_reduction", "allow_bf16_reduced_precision_reduction"):
         settings[name] = _attribute(torch.backends.cuda.matmul, name, True)
     for name, wanted in (("enabled", True), ("benchmark", False), ("deterministic", False)):
@@ -117,6 +115,13 @@ def _settings(precision: Precision) -> dict[str, Setting]:
     settings["mha_fastpath"] = (mha.get_fastpath_enabled, mha.set_fastpath_enabled, False)
     settings["grad_enabled"] = (torch.is_grad_enabled, torch.set_grad_enabled, True)
     return settings
+
+
+def _fp32_precision(backend: str, operation: str) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
+    return (
+        partial(torch._C._get_fp32_precision_getter, backend, operation),
+        partial(torch._C._set_fp32_precision_setter, backend, operation),
+    )
 
 
 def _attribute(module: Any, name: str, wanted: Any) -> Setting:
@@ -172,13 +177,16 @@ def put_in_force(precision: Precision, route: str = DEFAULT) -> dict[str, str]:
         RuntimeError: a setting did not take.
     """
     settings, by_route = _settings(precision), settings_of(route)
-    for name, (getter, setter, wanted) in settings.items():
-        wanted = by_route.get(name, wanted)
-        if getter() != wanted:  # some setters import half of PyTorch
-            setter(wanted)
-        if getter() != wanted:
-            raise RuntimeError(f"{name} must be {wanted} for {precision.name}, but reads back {getter()}")
-    return {name: str(getter()) for name, (getter, _, _) in settings.items()}
+    wanted = {name: by_route.get(name, value) for name, (_, _, value) in settings.items()}
+    for name, (getter, setter, _) in settings.items():
+        if getter() != wanted[name]:  # some setters import half of PyTorch
+            setter(wanted[name])
+    # Read back once all are set: until then the old switches and the new settings may disagree.
+    found = {name: getter() for name, (getter, _, _) in settings.items()}
+    for name, value in found.items():
+        if value != wanted[name]:
+            raise RuntimeError(f"{name} must be {wanted[name]} for {precision.name}, but reads back {value}")
+    return {name: str(value) for name, value in found.items()}
 
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:

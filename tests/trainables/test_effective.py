@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import TensorDataset
 
+from trainables import effective
 from trainables.effective import Observation, canary, judge, observe
 from trainables.ladder import LADDER
 from trainables.loop import Loop
@@ -295,3 +296,37 @@ def test_observing_changes_nothing(
         digests.append(loop.data.digest())
     assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
     assert digests[0] == digests[1]
+
+
+class NarrowsForAWhile(nn.Module):
+    """Allows narrower products around its own, as a library may, and forbids them again before anybody looks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        torch._C._set_fp32_precision_setter("mkldnn", "matmul", "bf16")
+        try:
+            return self.layer(x)
+        finally:
+            torch._C._set_fp32_precision_setter("mkldnn", "matmul", "ieee")
+
+
+def test_a_setting_that_holds_for_some_products_alone_is_that_of_their_canary(
+    monkeypatch: pytest.MonkeyPatch, tiny_task: Callable[..., Task], make_loop: Callable[..., Loop]
+) -> None:
+    """A CPU with AMX is mocked: its canary answers by the setting in force."""
+    seen: list[str] = []
+
+    def told(kind: str, shapes: tuple[int, ...], device: torch.device) -> str:
+        seen.append(torch._C._get_fp32_precision_getter("mkldnn", kind))
+        return "bfloat16" if seen[-1] == "bf16" else "float32"
+
+    monkeypatch.setattr(effective, "canary", told)
+    task = tiny_task()
+    loop = make_loop(Task(NarrowsForAWhile(), task.train_set, task.val_set), batch_size=16)
+    found = observe(loop)
+    assert sorted(seen) == ["bf16", "ieee"]  # forward and backward: the gradient of the weights
+    assert found.share == pytest.approx(0.5)
+    assert torch._C._get_fp32_precision_getter("mkldnn", "matmul") == "ieee"

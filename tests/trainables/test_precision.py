@@ -177,3 +177,18 @@ def test_autocast_and_scaler_are_those_of_the_precision() -> None:
         assert (a @ a).dtype is torch.float32
     scaled = [name for name in LADDER if make_scaler(LADDER[name], CPU) is not None]
     assert scaled == ["fp16-mixed"]
+
+
+def test_what_transformers_switches_on_for_all_is_undone(untouched: Any) -> None:
+    """The generic setting, which the old switches then contradict; a later trial must not find it."""
+    with numerics(LADDER["fp32"]):
+        torch.backends.fp32_precision = "tf32"
+    assert torch._C._get_fp32_precision_getter("generic", "all") == "none"
+    torch._C._set_fp32_precision_setter("generic", "all", "tf32")
+    try:
+        with numerics(LADDER["fp32"]) as shown:
+            assert shown["fp32_precision"] == "none"
+            assert set(fp32_settings().values()) == {"ieee"}
+        assert torch._C._get_fp32_precision_getter("generic", "all") == "tf32"
+    finally:
+        torch._C._set_fp32_precision_setter("generic", "all", "none")
