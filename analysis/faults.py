@@ -47,9 +47,10 @@ def digest_fault(precision: str, baseline: str, pairs: Sequence[Pair]) -> str:
         baseline: the baseline's.
         pairs: their pairs, of one configuration.
     """
-    within = [both for pair in pairs for both in _observed(pair)]
+    whole = [both for pair in pairs for both in _observed(pair)]
+    within = whole + [both for pair in pairs for both in _cut_short(pair)]
     weights = [(arm.init_digest, base.init_digest) for arm, base in within]
-    order = [(arm.data_digest, base.data_digest) for arm, base in within]
+    order = [(arm.data_digest, base.data_digest) for arm, base in whole]
     arms = f"{precision} and {baseline}"
     for num, fault in (
         (_num_different(weights), f"the initial weights of {arms} differ"),
@@ -59,7 +60,22 @@ def digest_fault(precision: str, baseline: str, pairs: Sequence[Pair]) -> str:
     ):
         if num:
             return f"{fault} in {num} of {len(within)} pairs of runs or timings"
-    return ""
+    return _work_fault(precision, baseline, within)
+
+
+LEAST_WORK = 0.75
+"""Share of the baseline's matrix FLOPs that an arm's step has at least, and the other way round. Kernels that are made
+of other products differ by less; half a batch or frozen layers differ by more."""
+
+
+def _work_fault(precision: str, baseline: str, within: "Sequence[tuple[Observed, Observed]]") -> str:
+    """That a step of one arm computed much less than the other's, as a clause; what was not counted is no fault."""
+    ratios = [arm.step_flops / base.step_flops for arm, base in within if base.step_flops > 0 and arm.step_flops > 0]
+    wrong = [ratio for ratio in ratios if not LEAST_WORK <= ratio <= 1 / LEAST_WORK]
+    if not wrong:
+        return ""
+    share = f"{min(wrong):.0%} to {max(wrong):.0%}" if min(wrong) < max(wrong) else f"{wrong[0]:.0%}"
+    return f"a step of {precision} has {share} of the matrix FLOPs of {baseline} in {len(wrong)} of {len(within)} pairs"
 
 
 Digests = Sequence[tuple[str | None, str | None]]
@@ -74,14 +90,22 @@ def _num_missing(digests: Digests) -> int:
 
 
 def _observed(pair: Pair) -> list[tuple[Observed, Observed]]:
-    """The pair's two runs and its two timed arms, where both are there to be compared."""
+    """The pair's two runs and its two timed arms, where both are there and came to the same end."""
     found = []
     arm, base = pair.arm.run, pair.baseline.run
-    if arm is not None and base is not None and ended(arm) and ended(base):
-        completed = arm.status == base.status == "completed"
-        # A run that failed may have ended before its weights and data were digested.
-        if completed or None not in (arm.observed.init_digest, base.observed.init_digest):
-            found.append((arm.observed, base.observed))
+    if arm is not None and base is not None and arm.status == base.status == "completed":
+        found.append((arm.observed, base.observed))
     if pair.arm.timed is not None and pair.baseline.timed is not None:
         found.append((pair.arm.timed.observed, pair.baseline.timed.observed))
     return found
+
+
+def _cut_short(pair: Pair) -> list[tuple[Observed, Observed]]:
+    """The pair's runs where one failed: it has seen less of the data, and may have ended before its weights were
+    digested.
+    """
+    arm, base = pair.arm.run, pair.baseline.run
+    if arm is None or base is None or not (ended(arm) and ended(base)) or arm.status == base.status == "completed":
+        return []
+    digested = None not in (arm.observed.init_digest, base.observed.init_digest)
+    return [(arm.observed, base.observed)] if digested else []

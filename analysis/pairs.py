@@ -23,6 +23,7 @@ class Observed:
     effective_precision: str | None
     init_digest: str | None
     data_digest: str | None
+    step_flops: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -223,7 +224,8 @@ def _timed(row: dict[Any, Any]) -> TimedArm:
 
 
 def _observed(row: dict[Any, Any]) -> Observed:
-    return Observed(_text(row["effective_precision"]), _text(row["init_digest"]), _text(row["data_digest"]))
+    digests = _text(row["init_digest"]), _text(row["data_digest"])
+    return Observed(_text(row["effective_precision"]), *digests, _number(row["step_flops"]))
 
 
 def _text(value: object) -> str | None:

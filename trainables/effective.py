@@ -48,6 +48,11 @@ class Observation:
     draws: bool = False
     kinds: frozenset[str] = frozenset()
 
+    @property
+    def step_flops(self) -> int | None:
+        """Matrix FLOPs of the step in all formats; ``None`` where none were seen."""
+        return sum(self.flops.values()) or None
+
     def mismatch(self, precision: Precision) -> str | None:
         """Why this is not the precision that was asked for, in one sentence; ``None`` if it is."""
         if self.effective == precision.name:

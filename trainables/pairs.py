@@ -61,6 +61,7 @@ class Arm:
     kernel: str | None = None
     effective_precision: str | None = None
     effective_share: float | None = None
+    step_flops: int | None = None
     peak_memory_bytes: int | None = None
     window_ms: list[float] = field(default_factory=list)
 
@@ -73,6 +74,7 @@ class Arm:
             "window_ms": self.window_ms,
             "effective_precision": self.effective_precision,
             "effective_share": self.effective_share,
+            "step_flops": self.step_flops,
             "init_digest": self.loop.init_digest,
             "data_digest": self.loop.data.digest(),
             "peak_memory_bytes": self.peak_memory_bytes,
@@ -143,6 +145,7 @@ def _build(job: TimingJob, name: Name, device: torch.device) -> Arm:
         arm = Arm(name, loop)
         arm.effective_precision = observation.effective
         arm.effective_share = observation.share if observation.flops else None
+        arm.step_flops = observation.step_flops
         arm.loop.train(WARMUP_STEPS)
         arm.kernel = serving_kernel(lambda: loop.train(1), device)
         peak = peak_memory_bytes(arm.loop.model, arm.loop.optimizer, observation.activations, device)

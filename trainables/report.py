@@ -29,6 +29,7 @@ class TrialReport:
         learning_rate, grad_norm, loss_scale: after the interval's last step.
         route: kernel route of its steps.
         effective_precision, effective_share: what a step really ran in; ``None`` where it could not be told.
+        step_flops: matrix FLOPs of a micro-batch's forward and backward; ``None`` where none were seen.
         peak_memory_bytes: of a training step.
         device: the device's type by name; ``node``: the host's name.
         init_digest, data_digest: fingerprints of initial weights and of the data order so far.
@@ -58,6 +59,7 @@ class TrialReport:
     route: str | None = None
     effective_precision: str | None = None
     effective_share: float | None = None
+    step_flops: int | None = None
     peak_memory_bytes: int | None = None
     device: str | None = None
     node: str | None = None

@@ -156,6 +156,7 @@ class Trial:
         self._loop = loop
         report.init_digest, report.route = loop.init_digest, loop.route
         report.effective_precision, report.effective_share = observation.effective, known(observation.share)
+        report.step_flops = observation.step_flops
         mismatch = observation.mismatch(precision)
         if mismatch is not None and observation.flops:
             report.status, report.status_reason = "precision_mismatch", mismatch

@@ -79,6 +79,7 @@ _SAME = (
     "route",
     "effective_precision",
     "effective_share",
+    "step_flops",
     "peak_memory_bytes",
     "device",
     "node",

@@ -1,0 +1,56 @@
+"""Liars about what is compared: arms that do something else, runs that are no pairs, clocks that others share."""
+
+import random
+from typing import Any
+
+import pytest
+from conftest import Confirmed, widths
+
+pytestmark = pytest.mark.usefixtures("virtual_clock")
+
+
+def config(case: str, draw: random.Random, **fields: Any) -> dict[str, Any]:
+    return {"case": case, "learning_rate": 0.02, "batch_size": 16, "widths": widths(draw), "speedup": 2.0, **fields}
+
+
+def both(confirmed: Confirmed, own: dict[str, Any], **fields: Any) -> Any:
+    """The verdict on the liar, once its twin, which is twice as fast, has passed."""
+    twin = confirmed(own | {"lies": False}, **fields)
+    assert twin.verdict == "PASS", twin.reason
+    return confirmed(own | {"lies": True}, **fields)
+
+
+@pytest.mark.parametrize(
+    ("case", "says"), [("builds_another_model", "initial weights"), ("builds_other_data", "order of the data")]
+)
+def test_arms_that_do_not_start_alike(case: str, says: str, draw: random.Random, confirmed: Confirmed) -> None:
+    verdict = both(confirmed, config(case, draw))
+    assert verdict.verdict == "INVALID", verdict.reason
+    assert says in verdict.reason
+
+
+def test_an_arm_that_computes_less(draw: random.Random, confirmed: Confirmed) -> None:
+    verdict = both(confirmed, config("trains_on_less", draw, share=draw.choice([0.25, 0.5, 0.7])))
+    assert verdict.verdict == "INVALID", verdict.reason
+    assert "FLOPs" in verdict.reason
+
+
+def test_a_fast_arm_at_chance_accuracy(draw: random.Random, confirmed: Confirmed) -> None:
+    verdict = both(confirmed, config("learns_nothing", draw, speedup=draw.uniform(1.8, 4.0)), margin=0.1)
+    assert verdict.verdict == "FAIL", verdict.reason
+    assert verdict.speedup > 1.7
+    assert "the whole interval lies below -0.1" in verdict.reason
+
+
+def test_an_arm_that_finishes_fewer_runs(draw: random.Random, confirmed: Confirmed) -> None:
+    verdict = both(confirmed, config("diverges_with_some_seeds", draw, of=draw.choice([2, 3])))
+    assert verdict.verdict == "FAIL", verdict.reason
+    assert "diverged" in verdict.reason
+
+
+@pytest.mark.parametrize("speedup", [0.5, 1.0, 1.4])
+def test_an_arm_that_is_slower_than_it_should_be(speedup: float, draw: random.Random, confirmed: Confirmed) -> None:
+    own = config("learns_nothing", draw, lies=False, speedup=speedup * draw.uniform(0.95, 1.0))
+    verdict = confirmed(own, num_seeds=3)
+    assert verdict.verdict == "FAIL", verdict.reason
+    assert "lies below the target 1.5x" in verdict.reason
