@@ -85,6 +85,8 @@ TRIAL_COLUMNS: Final = {
     "wall_s": "float64",
     "step_ms": "float64",
     "samples_per_s": "float64",
+    "steps_per_s": "float64",
+    "applied_steps_per_s": "float64",
     "peak_memory_bytes": "Int64",
     "val_loss": "float64",
     # <metric>..., best_<metric>... stand here
@@ -116,8 +118,11 @@ HISTORY_COLUMNS: Final = {
     "learning_rate": "float64",
     "grad_norm": "float64",
     "loss_scale": "float64",
+    "loss_scale_min": "float64",
     "skipped_steps": "Int64",
     "samples_per_s": "float64",
+    "steps_per_s": "float64",
+    "applied_steps_per_s": "float64",
 }
 """Columns of `history` -> pandas dtype."""
 

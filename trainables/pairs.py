@@ -30,6 +30,7 @@ from trainables.loop import Loop
 from trainables.memory import is_out_of_memory, peak_memory_bytes, settle_process
 from trainables.precision import device_name, numerics
 from trainables.spec import TimingJob
+from trainables.tally import Tally
 
 MIN_STEPS, MIN_WINDOW_MS = 10, 50.0
 """A window's least number of timed steps, and its least length."""
@@ -165,15 +166,15 @@ def _run(arms: Sequence[Arm], windows: int) -> bool | None:
 
 def _window(arm: Arm, num_steps: int) -> tuple[float, float | None]:
     """Median step time of a window in ms, without its first step, which still warms the caches; the share waited."""
-    losses = torch.zeros((), device=arm.loop.device)
+    tally = Tally(arm.loop.device)
     with numerics(arm.loop.precision):
         arm.loop.model.train()
-        arm.loop.train_step(losses)
+        arm.loop.train_step(tally)
         clock = _CudaClock() if arm.loop.device.type == "cuda" else _HostClock()
         before = waiting_ns()
         clock.tick()
         for _ in range(num_steps):
-            arm.loop.train_step(losses)
+            arm.loop.train_step(tally)
             clock.tick()
         times = clock.step_ms()
         after = waiting_ns()

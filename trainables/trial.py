@@ -19,7 +19,7 @@ from trainables.build import build_observed, pick_device
 from trainables.checkpoint import Saver
 from trainables.effective import Observation
 from trainables.evaluation import Evaluator
-from trainables.figures import divergence, fill, fill_times, known
+from trainables.figures import Before, divergence, fill, fill_times, known
 from trainables.isolation import isolated
 from trainables.ladder import Precision
 from trainables.loading import describe, load_function
@@ -178,7 +178,7 @@ class Trial:
             num_steps = min(spec.budget.interval(loop.data.steps_per_epoch), total - report.step)
             progress = self._train_until(loop, report.step + num_steps, saver)
             values, examples = evaluator.evaluate()
-            self._fill(loop, observation, progress, values, num_steps)
+            self._fill(loop, observation, progress, values)
             if report.status_reason is not None:
                 report.status = "diverged"
             elif loop.step >= total:
@@ -211,13 +211,12 @@ class Trial:
         self._elapsed_s += time.perf_counter() - started
         return progress
 
-    def _fill(
-        self, loop: Loop, observation: Observation, progress: Progress, values: dict[str, float], num_steps: int
-    ) -> None:
+    def _fill(self, loop: Loop, observation: Observation, progress: Progress, values: dict[str, float]) -> None:
         report = self._report
-        self._step_times.append(self._elapsed_s / num_steps)
+        before = Before(report.step, report.applied_steps)
         fill(report, loop, progress, values)
-        fill_times(report, self._elapsed_s, self._step_times, num_steps * loop.data.batch_size, loop)
+        self._step_times.append(self._elapsed_s / (report.step - before.step))
+        fill_times(report, self._elapsed_s, self._step_times, before, loop)
         self._elapsed_s = 0.0
         report.peak_memory_bytes = peak_memory_bytes(loop.model, loop.optimizer, observation.activations, loop.device)
         report.status_reason = divergence(progress, values, report.skipped_steps)
