@@ -74,6 +74,7 @@ TRIAL_COLUMNS: Final = {
     "precision": "string",
     "effective_precision": "string",
     "effective_share": "float64",
+    "attention": "string",
     "route": "string",
     "seed": "Int64",
     # config/<name>... stand here
@@ -143,6 +144,7 @@ TIMING_COLUMNS: Final = {
     "route": "string",
     "effective_precision": "string",
     "effective_share": "float64",
+    "attention": "string",
     "init_digest": "string",
     "data_digest": "string",
     "contended": "boolean",

@@ -36,8 +36,8 @@ class Progress:
         lowest_loss_scale: of these steps; ``None`` without a scaler.
         num_nonfinite: steps whose loss, without any scale, was infinite or NaN.
         first_nonfinite: the first of them, counted from 1 at the run's start; ``None`` where there is none.
-        has_collapsed: whether the scaler left out every step lately and its scale is so low that no overflow explains
-            it: it starts high and comes down a step at a time until gradients no longer overflow.
+        has_collapsed: whether the loss scale is 0, or the scaler left out every step lately and its scale is so low
+            that no overflow explains it: it starts high and comes down a step at a time, until none is left.
     """
 
     train_loss: float
@@ -159,7 +159,7 @@ class Loop:
             lowest_loss_scale=counts.lowest_scale if self.scaler else None,
             num_nonfinite=counts.num_nonfinite,
             first_nonfinite=counts.first_nonfinite,
-            has_collapsed=scale is not None and scale < 1 and applied == since,
+            has_collapsed=scale is not None and (scale == 0 or (scale < 1 and applied == since)),
         )
 
     def state_dict(self) -> dict[str, Any]:

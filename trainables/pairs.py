@@ -52,6 +52,7 @@ class Arm:
     loop: Loop = field(repr=False)
     effective_precision: str | None = None
     effective_share: float | None = None
+    attention: str | None = None
     peak_memory_bytes: int | None = None
     window_ms: list[float] = field(default_factory=list)
 
@@ -64,6 +65,7 @@ class Arm:
             "window_ms": self.window_ms,
             "effective_precision": self.effective_precision,
             "effective_share": self.effective_share,
+            "attention": self.attention,
             "init_digest": self.loop.init_digest,
             "data_digest": self.loop.data.digest(),
             "peak_memory_bytes": self.peak_memory_bytes,
@@ -130,6 +132,7 @@ def _build(job: TimingJob, name: str, is_copy: bool, device: torch.device) -> Ar
         arm = Arm(name, is_copy, loop)
         arm.effective_precision = observation.effective
         arm.effective_share = observation.share if observation.flops else None
+        arm.attention = observation.attention
         arm.loop.train(WARMUP_STEPS)
         peak = peak_memory_bytes(arm.loop.model, arm.loop.optimizer, observation.activations, device)
         arm.peak_memory_bytes = peak - before

@@ -33,6 +33,7 @@ class TrialReport:
             interval.
         route: kernel route of its steps.
         effective_precision, effective_share: what a step really ran in; ``None`` where it could not be told.
+        attention: kernels of its fused attention, such as ``flash``; ``None`` where it has none.
         peak_memory_bytes: of a training step.
         device: the device's type by name; ``node``: the host's name.
         init_digest, data_digest: fingerprints of initial weights and of the data order so far.
@@ -67,6 +68,7 @@ class TrialReport:
     route: str | None = None
     effective_precision: str | None = None
     effective_share: float | None = None
+    attention: str | None = None
     peak_memory_bytes: int | None = None
     device: str | None = None
     node: str | None = None

@@ -28,6 +28,7 @@ from trainables.memory import is_out_of_memory, peak_memory_bytes, release_memor
 from trainables.precision import device_name, lookup, unsupported_reason
 from trainables.report import TrialReport
 from trainables.spec import STATE_FILE, WEIGHTS_FILE, TrialSpec
+from trainables.state import read_state
 
 
 def run_trial(spec: TrialSpec) -> Iterator[TrialReport]:
@@ -156,8 +157,9 @@ class Trial:
         self._loop = loop
         report.init_digest, report.route = loop.init_digest, loop.route
         report.effective_precision, report.effective_share = observation.effective, known(observation.share)
+        report.attention = observation.attention
         mismatch = observation.mismatch(precision)
-        if mismatch is not None and observation.flops:
+        if mismatch is not None and observation.is_told:
             report.status, report.status_reason = "precision_mismatch", mismatch
             yield
             return
@@ -179,7 +181,11 @@ class Trial:
             progress = self._train_until(loop, report.step + num_steps, saver)
             values, examples = evaluator.evaluate()
             self._fill(loop, observation, progress, values)
-            if report.status_reason is not None:
+            fault = None if progress.has_collapsed else read_state(loop).fault(loop.precision)
+            if fault is not None:
+                report.status, report.effective_precision = "precision_mismatch", None
+                report.status_reason = f"by step {loop.step}, {fault}"
+            elif report.status_reason is not None:
                 report.status = "diverged"
             elif loop.step >= total:
                 report.status = "completed"

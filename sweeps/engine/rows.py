@@ -81,6 +81,7 @@ _SAME = (
     "route",
     "effective_precision",
     "effective_share",
+    "attention",
     "peak_memory_bytes",
     "device",
     "node",
