@@ -58,6 +58,7 @@ class Block:
     contended: bool
     arms: dict[str, TimedArm]
     copies: dict[str, TimedArm]
+    contention: str = ""
 
     @property
     def aa(self) -> float:
@@ -128,6 +129,11 @@ class Pair:
         """Whether other work was seen on the device while the pair was timed."""
         return any(block.contended for block in self.blocks)
 
+    @property
+    def contention(self) -> str:
+        """What that work was, in words; empty where there was none or it is unknown."""
+        return next((block.contention for block in self.blocks if block.contention), "")
+
 
 def log_ratio(slow: TimedArm, fast: TimedArm) -> float:
     """Mean over windows of the log ratio of two arms' step times; windows are paired in their order."""
@@ -197,7 +203,8 @@ def _block(rows: list[dict[Any, Any]]) -> Block:
     timed = [row for row in rows if _text(row["status"]) == "completed" and _text(row["precision"])]
     arms = {row["precision"]: _timed(row) for row in timed if row["is_copy"] is not True}
     copies = {row["precision"]: _timed(row) for row in timed if row["is_copy"] is True}
-    return Block(any(row["contended"] is True for row in rows), arms, copies)
+    contention = next((text for row in rows if (text := _text(row["contention"]))), "")
+    return Block(any(row["contended"] is True for row in rows), arms, copies, contention)
 
 
 def _timed(row: dict[Any, Any]) -> TimedArm:
