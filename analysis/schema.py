@@ -89,6 +89,7 @@ TRIAL_COLUMNS: Final = {
     "steps_per_s": "float64",
     "applied_steps_per_s": "float64",
     "peak_memory_bytes": "Int64",
+    "peak_reserved_bytes": "Int64",
     "val_loss": "float64",
     # <metric>..., best_<metric>... stand here
     "loss_scale": "float64",
@@ -141,6 +142,7 @@ TIMING_COLUMNS: Final = {
     "step_ms": "float64",
     "samples_per_s": "float64",
     "peak_memory_bytes": "Int64",
+    "peak_reserved_bytes": "Int64",
     "cpus_used": "float64",
     "sm_clock_mhz": "float64",
     "power_w": "float64",

@@ -28,7 +28,7 @@ from trainables.isolation import isolated
 from trainables.ladder import LADDER
 from trainables.loading import describe, load_function
 from trainables.loop import Loop
-from trainables.memory import is_out_of_memory, peak_memory_bytes, settle_process
+from trainables.memory import ArmMemory, is_out_of_memory, settle_process
 from trainables.precision import device_name, numerics
 from trainables.spec import TimingJob
 from trainables.tally import Tally
@@ -52,6 +52,7 @@ class Arm:
     effective_share: float | None = None
     attention: str | None = None
     peak_memory_bytes: int | None = None
+    peak_reserved_bytes: int | None = None
     window_ms: list[float] = field(default_factory=list)
     waited: list[float | None] = field(default_factory=list)
     cpus_used: list[float] = field(default_factory=list)
@@ -71,6 +72,7 @@ class Arm:
             "init_digest": self.loop.init_digest,
             "data_digest": self.loop.data.digest(),
             "peak_memory_bytes": self.peak_memory_bytes,
+            "peak_reserved_bytes": self.peak_reserved_bytes,
             "cpus_used": statistics.median(self.cpus_used) if self.cpus_used else None,
             **summarise(self.gpu_states),
         }
@@ -120,17 +122,16 @@ def arm_names(precisions: Sequence[str], swapped: bool = False) -> list[tuple[st
 def _build(job: TimingJob, name: str, is_copy: bool, device: torch.device) -> Arm:
     precision = LADDER[name]
     with numerics(precision):
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)  # pragma: gpu
-        before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+        memory = ArmMemory(device)
         loop, observation = build_observed(job.arm(name), precision, device, num_steps=False)
         arm = Arm(name, is_copy, loop)
         arm.effective_precision = observation.effective
         arm.effective_share = observation.share if observation.flops else None
         arm.attention = observation.attention
+        memory.restart()
         arm.loop.train(WARMUP_STEPS)
-        peak = peak_memory_bytes(arm.loop.model, arm.loop.optimizer, observation.activations, device)
-        arm.peak_memory_bytes = peak - before
+        peaks = memory.read(arm.loop.model, arm.loop.optimizer, observation.activations)
+        arm.peak_memory_bytes, arm.peak_reserved_bytes = peaks
     return arm
 
 

@@ -34,7 +34,8 @@ class TrialReport:
         route: kernel route of its steps.
         effective_precision, effective_share: what a step really ran in; ``None`` where it could not be told.
         attention: kernels of its fused attention, such as ``flash``; ``None`` where it has none.
-        peak_memory_bytes: of a training step.
+        peak_memory_bytes: of a training step; ``peak_reserved_bytes``: on a GPU, with what PyTorch keeps there for
+            later.
         device: the device's type by name; ``node``: the host's name.
         init_digest, data_digest: fingerprints of initial weights and of the data order so far.
         checkpoint: path of the weights that were kept, on the last report alone.
@@ -70,6 +71,7 @@ class TrialReport:
     effective_share: float | None = None
     attention: str | None = None
     peak_memory_bytes: int | None = None
+    peak_reserved_bytes: int | None = None
     device: str | None = None
     node: str | None = None
     init_digest: str | None = None

@@ -24,7 +24,7 @@ from trainables.isolation import isolated
 from trainables.ladder import Precision
 from trainables.loading import describe, load_function
 from trainables.loop import Loop, Progress
-from trainables.memory import is_out_of_memory, peak_memory_bytes, release_memory
+from trainables.memory import is_out_of_memory, peak_memory_bytes, peak_reserved_bytes, release_memory
 from trainables.precision import device_name, lookup, unsupported_reason
 from trainables.report import TrialReport
 from trainables.spec import STATE_FILE, WEIGHTS_FILE, TrialSpec
@@ -225,6 +225,7 @@ class Trial:
         fill_times(report, self._elapsed_s, self._step_times, before, loop)
         self._elapsed_s = 0.0
         report.peak_memory_bytes = peak_memory_bytes(loop.model, loop.optimizer, observation.activations, loop.device)
+        report.peak_reserved_bytes = peak_reserved_bytes(loop.device)
         report.status_reason = divergence(progress, values, report.skipped_steps)
 
     def _keep_weights(self, loop: Loop, values: Mapping[str, float]) -> str | None:

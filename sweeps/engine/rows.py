@@ -83,6 +83,7 @@ _SAME = (
     "effective_share",
     "attention",
     "peak_memory_bytes",
+    "peak_reserved_bytes",
     "device",
     "node",
     "init_digest",
