@@ -83,8 +83,8 @@ def release_memory(device: torch.device) -> None:
 def activation_bytes(model: nn.Module) -> Iterator[Callable[[], int]]:
     """Counts the bytes that autograd saves for backward inside the ``with``, without the model's own tensors.
 
-    What autocast casts counts where it is saved, in its short format: the copy of a weight whose input needs a gradient.
-    Copies that autocast merely keeps until it ends are gone before gradients, which are larger, take their place.
+    What autocast casts counts where it is saved, in its short format: a copy of each weight whose input needs a
+    gradient. Copies that it merely keeps until it ends are gone before gradients, which are larger, take their place.
 
     Yields:
         a function that returns the bytes of the distinct storages saved so far.
