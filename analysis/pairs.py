@@ -62,6 +62,7 @@ class Block:
     arms: dict[str, TimedArm]
     copies: dict[str, TimedArm]
     defaults: dict[str, TimedArm]
+    contention: str = ""
 
     @property
     def aa(self) -> float:
@@ -142,6 +143,11 @@ class Pair:
         """Whether other work was seen on the device while the pair was timed."""
         return any(block.contended for block in self.blocks)
 
+    @property
+    def contention(self) -> str:
+        """What that work was, in words; empty where there was none or it is unknown."""
+        return next((block.contention for block in self.blocks if block.contention), "")
+
 
 def log_ratio(slow: TimedArm, fast: TimedArm) -> float:
     """Mean over windows of the log ratio of two arms' step times; windows are paired in their order."""
@@ -215,7 +221,8 @@ def _block(rows: list[dict[Any, Any]]) -> Block:
     arms = {row["precision"]: _timed(row) for row in own}
     by_default = [row for row in timed if row["is_default"] is True] + [row for row in own if row["route"] == "default"]
     defaults = {row["precision"]: _timed(row) for row in reversed(by_default)}
-    return Block(any(row["contended"] is True for row in rows), arms, copies, defaults)
+    contention = next((text for row in rows if (text := _text(row["contention"]))), "")
+    return Block(any(row["contended"] is True for row in rows), arms, copies, defaults, contention)
 
 
 def _timed(row: dict[Any, Any]) -> TimedArm:

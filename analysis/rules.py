@@ -54,9 +54,8 @@ def contended_timing(e: Evidence) -> str | None:
     """Fewer than half of the timing pairs had their device for themselves."""
     if 2 * (e.num_timed - e.num_contended) >= e.num_timed:
         return None
-    return (
-        f"{e.num_contended} of {e.num_timed} timing pairs shared their device with other work; time them on a free one"
-    )
+    shared = f"{e.num_contended} of {e.num_timed} timing pairs shared their device with other work"
+    return f"{shared}{f' ({e.contention})' if e.contention else ''}; time them on a free one"
 
 
 def biased_timing(e: Evidence) -> str | None:

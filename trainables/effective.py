@@ -20,6 +20,7 @@ from torch.utils.flop_counter import flop_registry
 from trainables.ladder import Precision
 from trainables.loop import Loop
 from trainables.memory import activation_bytes
+from trainables.state import read_state, watch_forward
 
 EFFECTIVE_SHARE = 0.9
 """Share of a step's matrix FLOPs that must have run in a precision's format for it to be effective."""
@@ -39,6 +40,8 @@ class Observation:
         activations: bytes saved for backward.
         draws: whether its forward drew random numbers, as dropout does.
         kinds: of its matrix products: ``"matmul"``, ``"conv"``, ``"rnn"``.
+        fault: why the state that it ran in is not the precision's, in a clause; ``None`` where it is.
+        attention: kernels of fused attention, such as ``flash``; ``None`` where the model calls none.
     """
 
     effective: str | None
@@ -47,6 +50,13 @@ class Observation:
     activations: int
     draws: bool = False
     kinds: frozenset[str] = frozenset()
+    fault: str | None = None
+    attention: str | None = None
+
+    @property
+    def is_told(self) -> bool:
+        """Whether it says what ran, be it right or wrong."""
+        return bool(self.flops) or self.fault is not None
 
     @property
     def step_flops(self) -> int | None:
@@ -55,6 +65,8 @@ class Observation:
 
     def mismatch(self, precision: Precision) -> str | None:
         """Why this is not the precision that was asked for, in one sentence; ``None`` if it is."""
+        if self.fault is not None:
+            return f"asked for {precision.name}, but {self.fault}"
         if self.effective == precision.name:
             return None
         total = sum(self.flops.values())
@@ -141,9 +153,29 @@ def _shapes(operation: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
 def observe(loop: Loop) -> Observation:
     """Runs forward and backward once on the first micro-batch and leaves the loop as it was.
 
+    A state that is not the precision's makes it effective in nothing, whatever its products ran in, and is told even
+    where the step fails for it.
+
     Args:
         loop: before or during training, its precision's numerics in force.
     """
+    before = read_state(loop).fault(loop.precision)
+    try:
+        with watch_forward(loop) as seen:
+            found = _observe_step(loop)
+        fault = read_state(loop).fault(loop.precision) or seen.fault(loop)
+    except Exception:
+        if before is None:
+            raise
+        return Observation(None, math.nan, {}, 0, fault=before)
+    finally:
+        loop.optimizer.zero_grad(set_to_none=True)
+    effective = None if fault and found.effective == loop.precision.name else found.effective
+    return replace(found, effective=effective, fault=fault, attention=" ".join(sorted(seen.attention)) or None)
+
+
+def _observe_step(loop: Loop) -> Observation:
+    """What its products ran in, and what it saved; the gradients stay."""
     with _undisturbed(loop.model), _MatrixFlops() as seen, activation_bytes(loop.model) as saved:
         loop.model.train()
         batch, before = loop.data.first_part(), _generators(loop.device)
@@ -151,7 +183,6 @@ def observe(loop: Loop) -> Observation:
         draws = any(not torch.equal(a, b) for a, b in zip(before, _generators(loop.device), strict=True))
         activations = saved()
         loss.backward()
-    loop.optimizer.zero_grad(set_to_none=True)
     kinds = frozenset(kind for kind, *_ in seen.flops)
     return replace(judge(loop.precision, _by_format(seen.flops, loop.device), activations), draws=draws, kinds=kinds)
 

@@ -2,10 +2,18 @@
 
 import math
 import statistics
+from typing import NamedTuple
 
 from trainables.evaluation import extremes
 from trainables.loop import Loop, Progress
 from trainables.report import TrialReport
+
+
+class Before(NamedTuple):
+    """Where a loop stood: its steps, and those of them that were applied."""
+
+    step: int
+    applied_steps: int
 
 
 def divergence(progress: Progress, values: dict[str, float], skipped_steps: int) -> str | None:
@@ -16,16 +24,17 @@ def divergence(progress: Progress, values: dict[str, float], skipped_steps: int)
         values: its metrics.
         skipped_steps: since the trial began, for the reason.
     """
-    if math.isnan(progress.train_loss) and progress.loss_scale is not None:
-        # The scale starts high and comes down a step at a time; below 1 no overflow explains the skipped steps.
-        if progress.loss_scale < 1:
-            scale = f"{progress.loss_scale:g}"
-            return f"no step of the interval was applied: loss scale {scale}, {skipped_steps} steps skipped"
-    elif not math.isfinite(progress.train_loss):
-        return f"the training loss became {progress.train_loss} by step {progress.applied_steps + skipped_steps}"
+    step = progress.applied_steps + skipped_steps
+    if progress.num_nonfinite:
+        # Never the loss scale's fault: it multiplies the loss only after this, and overflows gradients alone.
+        first, num = progress.first_nonfinite, progress.num_nonfinite
+        return f"the training loss was not finite, first at step {first} ({num} by step {step})"
+    if progress.has_collapsed:
+        scale = f"{progress.loss_scale:g}"
+        return f"steps are no longer applied: loss scale {scale}, {skipped_steps} steps skipped"
     bad = [name for name, value in values.items() if not math.isfinite(value)]
     if "val_loss" in bad:
-        return f"val_loss became {values['val_loss']} by step {progress.applied_steps + skipped_steps}"
+        return f"val_loss became {values['val_loss']} by step {step}"
     return None
 
 
@@ -35,25 +44,30 @@ def fill(report: TrialReport, loop: Loop, progress: Progress, values: dict[str, 
     report.applied_steps, report.skipped_steps = progress.applied_steps, loop.step - progress.applied_steps
     report.train_loss, report.learning_rate = progress.train_loss, progress.learning_rate
     report.grad_norm, report.loss_scale = progress.grad_norm, progress.loss_scale
+    report.loss_scale_min = progress.lowest_loss_scale
     report.metrics = values
     extremes(values, report.highest, report.lowest)
     report.data_digest = loop.data.digest()
 
 
-def fill_times(report: TrialReport, elapsed: float, step_times: list[float], num_examples: int, loop: Loop) -> None:
-    """Takes over how long training took.
+def fill_times(report: TrialReport, elapsed: float, step_times: list[float], before: Before, loop: Loop) -> None:
+    """Takes over how long training took; what the loop did is in the report already.
 
     Args:
         report: filled in.
         elapsed: seconds of the last interval's steps.
         step_times: mean seconds per step of every interval so far.
-        num_examples: that the last interval trained on.
+        before: where the loop stood when the interval began.
         loop: in training.
     """
     report.train_s += elapsed
     report.step_ms = 1e3 * statistics.median(step_times)
     report.samples_per_s = loop.step * loop.data.batch_size / report.train_s
-    report.interval_samples_per_s = num_examples / elapsed
+    report.steps_per_s = report.step / report.train_s
+    report.applied_steps_per_s = report.applied_steps / report.train_s
+    report.interval_steps_per_s = (report.step - before.step) / elapsed
+    report.interval_applied_steps_per_s = (report.applied_steps - before.applied_steps) / elapsed
+    report.interval_samples_per_s = report.interval_steps_per_s * loop.data.batch_size
 
 
 def known(value: float) -> float | None:

@@ -1,5 +1,7 @@
 """The fine-tuning loop: scale, backward, unscale, clip, step, update, in that order, without a device sync per step."""
 
+import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +16,11 @@ from trainables.optim import learning_rate_factor, make_optimizer
 from trainables.outputs import default_loss, make_forward, upcast
 from trainables.precision import autocast, make_scaler
 from trainables.routes import DEFAULT, take_layout
+from trainables.tally import Counts, Tally
 from trainables.task import Batch, Task
+
+LOOK_EVERY_S = 2.0
+"""Seconds of training after which a loop looks whether it is still worth its time; each look waits for the device."""
 
 
 @dataclass(frozen=True)
@@ -27,13 +33,22 @@ class Progress:
         learning_rate: of the last step.
         applied_steps: steps since the run's start whose update reached the parameters.
         loss_scale: after the last step; ``None`` without a scaler.
+        lowest_loss_scale: of these steps; ``None`` without a scaler.
+        num_nonfinite: steps whose loss, without any scale, was infinite or NaN.
+        first_nonfinite: the first of them, counted from 1 at the run's start; ``None`` where there is none.
+        has_collapsed: whether the loss scale is 0, or the scaler left out every step lately and its scale is so low
+            that no overflow explains it: it starts high and comes down a step at a time, until none is left.
     """
 
     train_loss: float
     grad_norm: float
     learning_rate: float
     applied_steps: int
-    loss_scale: float | None
+    loss_scale: float | None = None
+    lowest_loss_scale: float | None = None
+    num_nonfinite: int = 0
+    first_nonfinite: int | None = None
+    has_collapsed: bool = False
 
 
 class Loop:
@@ -76,7 +91,7 @@ class Loop:
         self._parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self._batches = self.data.batches()
         self._skipped = torch.zeros((), dtype=torch.int64, device=device)
-        self._losses: torch.Tensor | None = None
+        self._tally: Tally | None = None
         self._applied_before = 0
         self._base_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self._factors = self._schedule(num_steps)
@@ -102,32 +117,51 @@ class Loop:
             return outputs, self._loss(outputs, batch)
 
     def train(self, num_steps: int, after_step: Callable[[], object] | None = None) -> Progress:
-        """Runs optimizer steps and waits for the device once, at the end.
+        """Runs optimizer steps and waits for the device once, at the end, and once in :data:`LOOK_EVERY_S`.
+
+        It ends before its time when a loss is not finite, or when the loss scale has collapsed.
 
         Args:
             num_steps: that are left of the interval; what was taken up in the middle of one counts into its figures.
             after_step: called after each step but the last.
         """
         self.model.train()
-        if self._losses is None:
-            self._losses = torch.zeros((), device=self.device)
+        if self._tally is None:
+            self._tally = Tally(self.device, self.step)
             self._applied_before = self.step - int(self._skipped)
         norm: torch.Tensor | None = None
+        since, look_at_s = self._applied_before, time.monotonic() + LOOK_EVERY_S
         for left in reversed(range(num_steps)):
-            norm = self.train_step(self._losses, want_norm=left == 0)
+            norm = self.train_step(self._tally, want_norm=left == 0)
+            if left and time.monotonic() >= look_at_s:
+                seen = self._progress(self._tally.read(), since)
+                if seen.num_nonfinite or seen.has_collapsed:
+                    break
+                since, look_at_s = seen.applied_steps, time.monotonic() + LOOK_EVERY_S
             if left and after_step is not None:
                 after_step()
+        else:
+            since = self._applied_before
+        progress = self._progress(self._tally.read(), since, norm)
+        self._tally = None
+        return progress
+
+    def _progress(self, counts: Counts, since: int, norm: torch.Tensor | None = None) -> Progress:
+        """What the interval came to so far; ``since`` are the steps applied before it last looked."""
         applied = self.step - int(self._skipped)
         num_applied = applied - self._applied_before
-        progress = Progress(
-            train_loss=float(self._losses) / num_applied if num_applied else float("nan"),
+        scale = self.scaler.get_scale() if self.scaler else None
+        return Progress(
+            train_loss=counts.loss_sum / num_applied if num_applied else float("nan"),
             grad_norm=float("nan") if norm is None else float(norm),
             learning_rate=float(self.optimizer.param_groups[0]["lr"]),
             applied_steps=applied,
-            loss_scale=self.scaler.get_scale() if self.scaler else None,
+            loss_scale=scale,
+            lowest_loss_scale=counts.lowest_scale if self.scaler else None,
+            num_nonfinite=counts.num_nonfinite,
+            first_nonfinite=counts.first_nonfinite,
+            has_collapsed=scale is not None and (scale == 0 or (scale < 1 and applied == since)),
         )
-        self._losses = None
-        return progress
 
     def state_dict(self) -> dict[str, Any]:
         """All that the steps to come depend on, up to the random generators: tensors and plain data."""
@@ -137,7 +171,7 @@ class Loop:
             "scaler": self.scaler.state_dict() if self.scaler is not None else None,
             "step": self.step,
             "skipped": int(self._skipped),
-            "losses": self._losses,
+            "tally": None if self._tally is None else self._tally.state_dict(),
             "applied_before": self._applied_before,
             "data": self.data.state_dict(),
         }
@@ -150,17 +184,21 @@ class Loop:
         self.optimizer.load_state_dict({"state": state["optimizer"], "param_groups": own})
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate  # loading copies it; a tensor must stay on its device
-        if self.scaler is not None and state["scaler"] is not None:
+        # A state of another precision has no scale, and at 0 or infinity a scale stays for good.
+        if self.scaler is not None and 0 < (state["scaler"] or {}).get("scale", 0) < math.inf:
             self.scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
         self._skipped.fill_(state["skipped"])
-        self._losses = None if state["losses"] is None else state["losses"].to(self.device)
+        self._tally = None
+        if state["tally"] is not None:
+            self._tally = Tally(self.device)
+            self._tally.load_state_dict(state["tally"])
         self._applied_before = state["applied_before"]
         self.data.load_state_dict(state["data"])
         self._batches = self.data.batches(self.step)
 
-    def train_step(self, losses: torch.Tensor, want_norm: bool = False) -> torch.Tensor | None:
-        """One optimizer step; adds its loss to ``losses`` and returns the gradient norm where it was computed."""
+    def train_step(self, tally: Tally, want_norm: bool = False) -> torch.Tensor | None:
+        """One optimizer step; adds its loss to ``tally`` and returns the gradient norm where it was computed."""
         parts = next(self._batches)
         self._set_learning_rate()
         loss = self._backward(parts)
@@ -169,10 +207,11 @@ class Loop:
         norm = self._clip(want_norm)
         if self.scaler is None:
             self.optimizer.step()
+            tally.add(loss)
         else:
-            loss = self._scaled_step(loss)
+            skipped = self._scaled_step(self.scaler)
+            tally.add(loss, skipped, self.scaler._scale)
         self.optimizer.zero_grad(set_to_none=True)
-        losses += loss
         self.step += 1
         return norm
 
@@ -183,7 +222,8 @@ class Loop:
             if len(parts) > 1:
                 loss = loss * share
             (loss if self.scaler is None else self.scaler.scale(loss)).backward()
-            total = loss.detach() if total is None else total + loss.detach()
+            value = loss.detach() if loss._base is None else loss.detach().clone()  # a view would keep its base
+            total = value if total is None else total + value
         assert total is not None
         return total
 
@@ -194,16 +234,15 @@ class Loop:
             return torch.nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
         return None
 
-    def _scaled_step(self, loss: torch.Tensor) -> torch.Tensor:
-        """Steps unless a gradient overflowed; counts a skipped step and returns its loss as 0."""
-        assert self.scaler is not None
+    def _scaled_step(self, scaler: torch.amp.GradScaler) -> torch.Tensor:
+        """Steps unless a gradient overflowed; counts a skipped step and returns whether it was one."""
         # The public ways to learn of a skip either wait for the device or are wrong for fused optimizers.
-        found = torch.stack([f.to(self.device) for f in self.scaler._found_inf_per_device(self.optimizer).values()])
-        skipped = (found.max() > 0).squeeze()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        found = [f.to(self.device) for f in scaler._found_inf_per_device(self.optimizer).values()]
+        skipped = (found[0] if len(found) == 1 else torch.stack(found).max()).view(()) > 0
+        scaler.step(self.optimizer)
+        scaler.update()
         self._skipped += skipped
-        return torch.where(skipped, torch.zeros_like(loss), loss)
+        return skipped
 
     def _set_learning_rate(self) -> None:
         """The schedule's rate at the number of applied steps, which with a scaler only the device knows."""

@@ -81,12 +81,16 @@ def release_memory(device: torch.device) -> None:
 
 @contextmanager
 def activation_bytes(model: nn.Module) -> Iterator[Callable[[], int]]:
-    """Counts the bytes that autograd saves for backward inside the ``with``, parameters left out.
+    """Counts the bytes that autograd saves for backward inside the ``with``, without the model's own tensors.
+
+    What autocast casts counts where it is saved, in its short format: a copy of each weight whose input needs a
+    gradient. Copies that it merely keeps until it ends are gone before gradients, which are larger, take their place.
 
     Yields:
         a function that returns the bytes of the distinct storages saved so far.
     """
-    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    tensors = (*model.parameters(), *model.buffers())  # batch normalisation saves its running statistics, too
+    own = {tensor.untyped_storage().data_ptr() for tensor in tensors}
     saved: dict[int, int] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
@@ -111,8 +115,41 @@ def peak_memory_bytes(
         device: on CUDA the allocator's own peak since the trial began is returned instead.
     """
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)  # pragma: gpu
+        return torch.cuda.max_memory_allocated(device)
     parameters = sum(p.nbytes * (2 if p.requires_grad else 1) for p in model.parameters())
     buffers = sum(b.nbytes for b in model.buffers())
     state = sum(v.nbytes for s in optimizer.state.values() for v in s.values() if isinstance(v, torch.Tensor))
     return parameters + buffers + state + activations
+
+
+def peak_reserved_bytes(device: torch.device) -> int | None:
+    """Most bytes that PyTorch held of a GPU since the trial began, in use or cached; ``None`` on the CPU."""
+    return torch.cuda.max_memory_reserved(device) if device.type == "cuda" else None
+
+
+class ArmMemory:
+    """The peak of one arm among several on a device: what the others hold there while it steps is not its own.
+
+    Args:
+        device: where the arm is about to be built.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._allocated = self._reserved = 0
+        if device.type == "cuda":
+            torch.cuda.empty_cache()  # else the arm would fill blocks that others freed, and seem to reserve less
+            self._allocated = torch.cuda.memory_allocated(device)
+            self._reserved = torch.cuda.memory_reserved(device)
+
+    def restart(self) -> None:
+        """Forgets the peak so far: building and observing are no training step."""
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(self._device)
+
+    def read(self, model: nn.Module, optimizer: torch.optim.Optimizer, activations: int) -> tuple[int, int | None]:
+        """(peak, reserved) bytes of the arm's own since :meth:`restart`; arguments as :func:`peak_memory_bytes`."""
+        reserved = peak_reserved_bytes(self._device)
+        peak = peak_memory_bytes(model, optimizer, activations, self._device) - self._allocated
+        return peak, None if reserved is None else reserved - self._reserved

@@ -15,31 +15,30 @@ import tempfile
 import time
 import traceback
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from trainables.build import build_observed, pick_device
+from trainables.contention import Neighbours, is_contended, waiting_ns
+from trainables.gpu_state import GpuState, GpuWatch, summarise
 from trainables.isolation import isolated
 from trainables.kernels import serving_kernel
 from trainables.ladder import LADDER
 from trainables.loading import describe, load_function
 from trainables.loop import Loop
-from trainables.memory import is_out_of_memory, peak_memory_bytes, settle_process
+from trainables.memory import ArmMemory, is_out_of_memory, settle_process
 from trainables.precision import device_name, numerics
 from trainables.routes import DEFAULT
 from trainables.spec import TimingJob
+from trainables.tally import Tally
 
 MIN_STEPS, MIN_WINDOW_MS = 10, 50.0
 """A window's least number of timed steps, and its least length."""
 
 WARMUP_STEPS = 5
-CONTENDED_ABOVE = 0.1
-"""Share of a window that a thread may wait for a processor; above, other work disturbed the window."""
-
 PATIENCE = 3
 """Rounds are repeated until this many times the wanted ones have been run."""
 
@@ -62,8 +61,14 @@ class Arm:
     effective_precision: str | None = None
     effective_share: float | None = None
     step_flops: int | None = None
+    attention: str | None = None
     peak_memory_bytes: int | None = None
+    peak_reserved_bytes: int | None = None
     window_ms: list[float] = field(default_factory=list)
+    waited: list[float | None] = field(default_factory=list)
+    cpus_used: list[float] = field(default_factory=list)
+    gpu: GpuWatch | None = field(default=None, repr=False)
+    gpu_states: list[GpuState] = field(default_factory=list)
 
     def record(self) -> dict[str, Any]:
         """What the results keep of it."""
@@ -75,9 +80,13 @@ class Arm:
             "effective_precision": self.effective_precision,
             "effective_share": self.effective_share,
             "step_flops": self.step_flops,
+            "attention": self.attention,
             "init_digest": self.loop.init_digest,
             "data_digest": self.loop.data.digest(),
             "peak_memory_bytes": self.peak_memory_bytes,
+            "peak_reserved_bytes": self.peak_reserved_bytes,
+            "cpus_used": statistics.median(self.cpus_used) if self.cpus_used else None,
+            **summarise(self.gpu_states),
         }
 
 
@@ -88,7 +97,8 @@ def time_block(job: TimingJob) -> dict[str, Any]:
         job: what to time; the device should be this process's alone.
 
     Returns:
-        ``status``, ``status_reason``, ``device``, ``node``, ``contended``, ``batch_size`` and ``arms``.
+        ``status``, ``status_reason``, ``device``, ``node``, ``contended``, ``contention`` (by what, in words),
+        ``batch_size`` and ``arms``.
     """
     record: dict[str, Any] = {"node": socket.gethostname(), "status": "completed", "status_reason": None, "arms": []}
     try:
@@ -100,7 +110,7 @@ def time_block(job: TimingJob) -> dict[str, Any]:
                 isolated(LADDER[job.precisions[0]], job.trial.seed, job.trial.num_threads, job.trial.task.directory)
             )
             arms = [_build(job, name, device) for name in arm_names(job)]
-            record["contended"] = _run(arms, job.windows)
+            record["contended"], record["contention"] = _timed(arms, job.windows, device)
             record["arms"] = [arm.record() for arm in arms]
         record["batch_size"] = arms[0].loop.data.batch_size
     except (Exception, SystemExit) as error:
@@ -124,33 +134,33 @@ def arm_names(job: TimingJob) -> list[Name]:
     return [names[-1], *names[1:-1], names[0]] if job.trial.seed % 2 else names
 
 
-def is_contended(waited: Sequence[float | None]) -> bool | None:
-    """Whether a round of windows shared the processor with other work; ``None`` where the system does not tell.
-
-    Args:
-        waited: share of each window in which a thread of this process was ready to run and was kept waiting.
-    """
-    known = [share for share in waited if share is not None]
-    return any(share > CONTENDED_ABOVE for share in known) if known else None
-
-
 def _build(job: TimingJob, name: Name, device: torch.device) -> Arm:
     precision = LADDER[name.precision]
     with numerics(precision):
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)  # pragma: gpu
-        before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+        memory = ArmMemory(device)
         spec = job.arm(name.precision, name.is_default)
         loop, observation = build_observed(spec, precision, device, num_steps=False)
         arm = Arm(name, loop)
         arm.effective_precision = observation.effective
         arm.effective_share = observation.share if observation.flops else None
-        arm.step_flops = observation.step_flops
+        arm.step_flops, arm.attention = observation.step_flops, observation.attention
+        memory.restart()
         arm.loop.train(WARMUP_STEPS)
+        peaks = memory.read(arm.loop.model, arm.loop.optimizer, observation.activations)
+        arm.peak_memory_bytes, arm.peak_reserved_bytes = peaks
         arm.kernel = serving_kernel(lambda: loop.train(1), device)
-        peak = peak_memory_bytes(arm.loop.model, arm.loop.optimizer, observation.activations, device)
-        arm.peak_memory_bytes = peak - before
     return arm
+
+
+def _timed(arms: Sequence[Arm], windows: int, device: torch.device) -> tuple[bool | None, str | None]:
+    """Times the arms; whether other work disturbed them, and which."""
+    gpu = GpuWatch.of(device)
+    for arm in arms:
+        arm.gpu = gpu
+    neighbours = Neighbours(gpu)
+    contended = _run(arms, windows)
+    reason = neighbours.reason(contended, [share for arm in arms for share in arm.waited])
+    return True if reason is not None else contended, reason
 
 
 def _run(arms: Sequence[Arm], windows: int) -> bool | None:
@@ -183,32 +193,26 @@ def _run(arms: Sequence[Arm], windows: int) -> bool | None:
 
 def _window(arm: Arm, num_steps: int) -> tuple[float, float | None]:
     """Median step time of a window in ms, without its first step, which still warms the caches; the share waited."""
-    losses = torch.zeros((), device=arm.loop.device)
+    tally = Tally(arm.loop.device)
     with numerics(arm.loop.precision, arm.loop.route):
         arm.loop.model.train()
-        arm.loop.train_step(losses)
+        arm.loop.train_step(tally)
         clock = _CudaClock() if arm.loop.device.type == "cuda" else _HostClock()
-        before = waiting_ns()
+        before, processor_s, started = waiting_ns(), time.process_time(), time.perf_counter()
         clock.tick()
         for _ in range(num_steps):
-            arm.loop.train_step(losses)
+            arm.loop.train_step(tally)
             clock.tick()
+        if arm.gpu is not None:
+            arm.gpu_states.append(arm.gpu.look())  # it is still at what was asked of it
         times = clock.step_ms()
+        processor_s, wall_s = time.process_time() - processor_s, time.perf_counter() - started
         after = waiting_ns()
     longest = max((after[thread] - before.get(thread, 0) for thread in after), default=None)
-    return statistics.median(times), None if longest is None else longest / 1e6 / sum(times)
-
-
-def waiting_ns() -> dict[str, int]:
-    """Thread -> nanoseconds that it was ready to run while other work held the processors, since it began.
-
-    Waiting for data, a lock or a device does not count. Empty where the system does not tell (Linux: ``schedstat``).
-    """
-    found = {}
-    for file in Path("/proc/self/task").glob("*/schedstat"):
-        with suppress(OSError, ValueError, IndexError):  # threads come and go
-            found[file.parent.name] = int(file.read_text().split()[1])
-    return found
+    waited = None if longest is None else min(1.0, longest / 1e9 / wall_s)
+    arm.waited.append(waited)
+    arm.cpus_used.append(processor_s / wall_s)
+    return statistics.median(times), waited
 
 
 class _HostClock:

@@ -189,6 +189,21 @@ def put_in_force(precision: Precision, route: str = DEFAULT) -> dict[str, str]:
     return {name: str(value) for name, value in found.items()}
 
 
+def changed_setting(precision: Precision, route: str = DEFAULT) -> str | None:
+    """The first setting that decides over number formats and is not as :func:`numerics` put it in force, in words."""
+    by_route = settings_of(route)
+    for name, (getter, _, by_default) in _settings(precision).items():
+        found, wanted = getter(), by_route.get(name, by_default)
+        # An old switch that reads as None disagrees with a new one below, which says what is in force.
+        if found not in (wanted, None) and name.endswith(_FORMATS):
+            return f"{name} was changed from {wanted} to {found}"
+    return None
+
+
+_FORMATS = ("_precision", "allow_tf32", "_reduction", "default_dtype", "autocast.cpu", "autocast.cuda")
+"""Ends of the names of settings that decide over number formats; others decide over speed or determinism alone."""
+
+
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
     """A context for forward and loss; one object serves every step."""
     if not precision.autocast:

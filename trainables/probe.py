@@ -203,7 +203,7 @@ def _result(
     }
     name = loop.precision.name
     mismatch = observation.mismatch(loop.precision)
-    if mismatch is not None and observation.flops:
+    if mismatch is not None and observation.is_told:
         return ProbeResult(name, "precision_mismatch", mismatch, **found)
     # The fastest step: other work on the machine can make any other of them slow.
     fastest_ms = min(times_ms)

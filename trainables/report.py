@@ -22,15 +22,21 @@ class TrialReport:
         train_s: seconds spent on training steps; ``wall_s``: since the trial began, building and evaluation included.
         step_ms: median over intervals of the mean step time; ``samples_per_s``: training examples per second of
             ``train_s``.
-        interval_samples_per_s: the same over the last interval alone.
+        steps_per_s: steps per second of ``train_s``; ``applied_steps_per_s``: without those that a scaler skipped,
+            which are cheap and teach nothing.
+        interval_samples_per_s, interval_steps_per_s, interval_applied_steps_per_s: the same over the last interval
+            alone.
         train_loss: mean over the last interval.
         metrics: ``val_loss`` and ``val_<name>`` of every metric, at this report.
         highest, lowest: the extremes so far of each of ``metrics``; which of them is best is for the sweep to say.
-        learning_rate, grad_norm, loss_scale: after the interval's last step.
+        learning_rate, grad_norm, loss_scale: after the interval's last step; ``loss_scale_min``: the lowest of the
+            interval.
         route: kernel route of its steps.
         effective_precision, effective_share: what a step really ran in; ``None`` where it could not be told.
         step_flops: matrix FLOPs of a micro-batch's forward and backward; ``None`` where none were seen.
-        peak_memory_bytes: of a training step.
+        attention: kernels of its fused attention, such as ``flash``; ``None`` where it has none.
+        peak_memory_bytes: of a training step; ``peak_reserved_bytes``: on a GPU, with what PyTorch keeps there for
+            later.
         device: the device's type by name; ``node``: the host's name.
         init_digest, data_digest: fingerprints of initial weights and of the data order so far.
         checkpoint: path of the weights that were kept, on the last report alone.
@@ -48,7 +54,11 @@ class TrialReport:
     wall_s: float = 0.0
     step_ms: float | None = None
     samples_per_s: float | None = None
+    steps_per_s: float | None = None
+    applied_steps_per_s: float | None = None
     interval_samples_per_s: float | None = None
+    interval_steps_per_s: float | None = None
+    interval_applied_steps_per_s: float | None = None
     train_loss: float | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     highest: dict[str, float] = field(default_factory=dict)
@@ -56,11 +66,14 @@ class TrialReport:
     learning_rate: float | None = None
     grad_norm: float | None = None
     loss_scale: float | None = None
+    loss_scale_min: float | None = None
     route: str | None = None
     effective_precision: str | None = None
     effective_share: float | None = None
     step_flops: int | None = None
+    attention: str | None = None
     peak_memory_bytes: int | None = None
+    peak_reserved_bytes: int | None = None
     device: str | None = None
     node: str | None = None
     init_digest: str | None = None

@@ -19,15 +19,16 @@ from trainables.build import build_observed, pick_device
 from trainables.checkpoint import Saver
 from trainables.effective import Observation
 from trainables.evaluation import Evaluator
-from trainables.figures import divergence, fill, fill_times, known
+from trainables.figures import Before, divergence, fill, fill_times, known
 from trainables.isolation import isolated
 from trainables.ladder import Precision
 from trainables.loading import describe, load_function
 from trainables.loop import Loop, Progress
-from trainables.memory import is_out_of_memory, peak_memory_bytes, release_memory
+from trainables.memory import is_out_of_memory, peak_memory_bytes, peak_reserved_bytes, release_memory
 from trainables.precision import device_name, lookup, unsupported_reason
 from trainables.report import TrialReport
 from trainables.spec import STATE_FILE, WEIGHTS_FILE, TrialSpec
+from trainables.state import read_state
 
 
 def run_trial(spec: TrialSpec) -> Iterator[TrialReport]:
@@ -157,8 +158,9 @@ class Trial:
         report.init_digest, report.route = loop.init_digest, loop.route
         report.effective_precision, report.effective_share = observation.effective, known(observation.share)
         report.step_flops = observation.step_flops
+        report.attention = observation.attention
         mismatch = observation.mismatch(precision)
-        if mismatch is not None and observation.flops:
+        if mismatch is not None and observation.is_told:
             report.status, report.status_reason = "precision_mismatch", mismatch
             yield
             return
@@ -179,8 +181,12 @@ class Trial:
             num_steps = min(spec.budget.interval(loop.data.steps_per_epoch), total - report.step)
             progress = self._train_until(loop, report.step + num_steps, saver)
             values, examples = evaluator.evaluate()
-            self._fill(loop, observation, progress, values, num_steps)
-            if report.status_reason is not None:
+            self._fill(loop, observation, progress, values)
+            fault = None if progress.has_collapsed else read_state(loop).fault(loop.precision)
+            if fault is not None:
+                report.status, report.effective_precision = "precision_mismatch", None
+                report.status_reason = f"by step {loop.step}, {fault}"
+            elif report.status_reason is not None:
                 report.status = "diverged"
             elif loop.step >= total:
                 report.status = "completed"
@@ -212,15 +218,15 @@ class Trial:
         self._elapsed_s += time.perf_counter() - started
         return progress
 
-    def _fill(
-        self, loop: Loop, observation: Observation, progress: Progress, values: dict[str, float], num_steps: int
-    ) -> None:
+    def _fill(self, loop: Loop, observation: Observation, progress: Progress, values: dict[str, float]) -> None:
         report = self._report
-        self._step_times.append(self._elapsed_s / num_steps)
+        before = Before(report.step, report.applied_steps)
         fill(report, loop, progress, values)
-        fill_times(report, self._elapsed_s, self._step_times, num_steps * loop.data.batch_size, loop)
+        self._step_times.append(self._elapsed_s / (report.step - before.step))
+        fill_times(report, self._elapsed_s, self._step_times, before, loop)
         self._elapsed_s = 0.0
         report.peak_memory_bytes = peak_memory_bytes(loop.model, loop.optimizer, observation.activations, loop.device)
+        report.peak_reserved_bytes = peak_reserved_bytes(loop.device)
         report.status_reason = divergence(progress, values, report.skipped_steps)
 
     def _keep_weights(self, loop: Loop, values: Mapping[str, float]) -> str | None:

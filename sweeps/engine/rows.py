@@ -75,12 +75,16 @@ _SAME = (
     "wall_s",
     "step_ms",
     "samples_per_s",
+    "steps_per_s",
+    "applied_steps_per_s",
     "loss_scale",
     "route",
     "effective_precision",
     "effective_share",
     "step_flops",
+    "attention",
     "peak_memory_bytes",
+    "peak_reserved_bytes",
     "device",
     "node",
     "init_digest",
@@ -102,8 +106,11 @@ def reported(stage: Stage, report: Mapping[str, Any]) -> Row:
         "learning_rate": report["learning_rate"],
         "grad_norm": report["grad_norm"],
         "loss_scale": report["loss_scale"],
+        "loss_scale_min": report["loss_scale_min"],
         "skipped_steps": report["skipped_steps"],
         "samples_per_s": report["interval_samples_per_s"],
+        "steps_per_s": report["interval_steps_per_s"],
+        "applied_steps_per_s": report["interval_applied_steps_per_s"],
     }
 
 

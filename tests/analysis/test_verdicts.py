@@ -171,8 +171,10 @@ def test_contended_pairs_are_left_out_until_too_few_remain(tmp_path):
     assert (row["verdict"], row["num_pairs"]) == ("PASS", 4)
     assert row["speedup"] > 1.9
     assert "2 of 6 timing pairs left out" in row["reason"]
-    most = [timed("c1", seed, contended=True) for seed in range(4)]
-    assert only(tmp_path / "most", good() + most)["verdict"] == "INVALID"
+    most = [timed("c1", seed, contended=True, contention=f"python {seed} was busy") for seed in range(4)]
+    row = only(tmp_path / "most", good() + most)
+    assert row["verdict"] == "INVALID"
+    assert "4 of 6 timing pairs shared their device with other work (python 0 was busy)" in row["reason"]
     unknown = [timed("c1", seed, contended=None) for seed in SEEDS]
     assert only(tmp_path / "unknown", good() + unknown)["verdict"] == "PASS"
 

@@ -64,7 +64,17 @@ HYPER: dict[str, Any] = {
     "learning_rate": 0.01,
     "max_grad_norm": 1.0,
 }
-TIMES = ("train_s", "wall_s", "step_ms", "samples_per_s", "interval_samples_per_s")
+TIMES = (
+    "train_s",
+    "wall_s",
+    "step_ms",
+    "samples_per_s",
+    "steps_per_s",
+    "applied_steps_per_s",
+    "interval_samples_per_s",
+    "interval_steps_per_s",
+    "interval_applied_steps_per_s",
+)
 
 
 def measured(reports: list[TrialReport]) -> list[dict[str, Any]]:

@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import nn
 
+from trainables.effective import observe
 from trainables.loop import Loop
-from trainables.memory import activation_bytes, is_out_of_memory, peak_memory_bytes
+from trainables.memory import ArmMemory, activation_bytes, is_out_of_memory, peak_memory_bytes
 from trainables.task import Task
 
 CPU = torch.device("cpu")
@@ -69,6 +70,81 @@ def test_the_peak_counts_parameters_gradients_state_buffers_and_activations(
     frozen, trained, counters = 8 * 16 + 16, 16 * 2 + 2, 2 if optimizer == "adamw" else 0
     expected = 4 * (frozen + (2 + copies) * trained + 100 + counters) + 12345
     assert peak_memory_bytes(loop.model, loop.optimizer, 12345, CPU) == expected
+
+
+def test_batch_normalisation_counts_its_statistics_once() -> None:
+    """Saved: inputs (4, 8), the layer's output (4, 16), mean and deviation of the batch, and what feeds the last layer.
+
+    The running statistics are saved, too, but they are buffers, which are counted as such.
+    """
+    model, inputs = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Linear(16, 2)), torch.randn(4, 8)
+    with activation_bytes(model) as saved:
+        model(inputs)
+        assert saved() == 4 * (4 * 8 + 4 * 16 + 2 * 16 + 4 * 16)
+
+
+LOSS = 4 * 4 * 2 + 8 * 4 + 4
+"""Saved by cross-entropy of 4 examples and 2 classes in FP32: log-probabilities, labels, a scalar of total weight."""
+
+
+@pytest.mark.parametrize(
+    ("frozen", "parameters", "activations"),
+    [
+        # The input, ReLU's output and the last layer's weight, cast; the first layer's input has no gradient.
+        ((), 178, 2 * (4 * 8 + 4 * 16 + 16 * 2)),
+        ((0,), 34, 2 * 4 * 16),  # nothing flows back through the last layer, so its weight is not kept
+        ((2,), 144, 2 * (4 * 8 + 4 * 16 + 16 * 2)),
+    ],
+)
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_bf16_frozen_layers_and_accumulation_by_hand(
+    tiny_task: Callable[..., Task],
+    make_loop: Callable[..., Loop],
+    frozen: tuple[int, ...],
+    parameters: int,
+    activations: int,
+    accumulate: int,
+) -> None:
+    """178 parameters in FP32, of which some train; micro-batches are of 4 examples whatever the batch."""
+    model = two_layers()
+    for index in frozen:
+        model[index].requires_grad_(False)
+    task = tiny_task(model=model)
+    loop = make_loop(task, "bf16-mixed", batch_size=4 * accumulate, accumulate_steps=accumulate, optimizer="sgd")
+    found = observe(loop).activations
+    assert found == activations + LOSS
+    loop.train(1)
+    gradients = momentum = parameters
+    assert peak_memory_bytes(loop.model, loop.optimizer, found, CPU) == 4 * (178 + gradients + momentum) + found
+
+
+def test_an_arms_peak_on_a_gpu_is_without_the_other_arms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The GPU's counters are mocked: this machine has none."""
+    now, peak = {"allocated": 700, "reserved": 1000}, {"allocated": 5000, "reserved": 6000}
+
+    def empty_cache() -> None:
+        now["reserved"] = -(-now["allocated"] // 100) * 100  # whole blocks remain
+
+    def use(allocated: int) -> None:
+        now["allocated"] += allocated
+        now["reserved"] = max(now["reserved"], -(-now["allocated"] // 100) * 100)
+        peak.update({name: max(peak[name], now[name]) for name in now})
+
+    monkeypatch.setattr(torch.cuda, "empty_cache", empty_cache)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: peak.update(now))
+    for name in now:
+        monkeypatch.setattr(torch.cuda, f"memory_{name}", lambda _, name=name: now[name])
+        monkeypatch.setattr(torch.cuda, f"max_memory_{name}", lambda _, name=name: peak[name])
+    memory = ArmMemory(torch.device("cuda"))
+    use(200)  # its weights
+    use(900)  # looking at it
+    use(-900)
+    memory.restart()
+    use(350)  # a step
+    use(-350)
+    model = two_layers()
+    assert memory.read(model, torch.optim.SGD(model.parameters()), 12345) == (550, 600)
+    assert ArmMemory(CPU).read(model, torch.optim.SGD(model.parameters()), 12345) == (2 * 4 * 178 + 12345, None)
 
 
 def raised(function: Callable[[], object]) -> Exception:

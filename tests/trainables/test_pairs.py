@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from trainables import pairs
-from trainables.pairs import arm_names, is_contended, time_block
+from trainables import contention, pairs
+from trainables.contention import is_contended
+from trainables.pairs import arm_names, time_block
 from trainables.spec import TimingJob, TrialSpec
 
 ROOT = Path(__file__).parents[2]
@@ -103,9 +105,9 @@ def test_contention_is_time_spent_waiting_for_a_processor(waited: list, contende
 @pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="the system does not tell who waits")
 def test_other_work_on_the_processor_is_noticed_and_sleeping_is_not(make_spec: MakeSpec, short_windows: None) -> None:
     allowed = os.sched_getaffinity(0)
-    before = pairs.waiting_ns()
+    before = contention.waiting_ns()
     time.sleep(0.2)
-    slept = pairs.waiting_ns()
+    slept = contention.waiting_ns()
     assert max(slept[thread] - before[thread] for thread in before) < 0.1e9
     busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
@@ -117,13 +119,41 @@ def test_other_work_on_the_processor_is_noticed_and_sleeping_is_not(make_spec: M
         busy.kill()
         busy.wait()
     assert (record["status"], record["contended"]) == ("completed", True)
+    says = r"threads waited up to \d+% of a window for a processor; (busiest other process: .* \(pid \d+|no other)"
+    assert re.match(says, record["contention"])
+
+
+def test_the_busiest_other_process_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two that this test started, since others on this machine may be busier."""
+    looked = contention.processor_s
+    programs = ("while True: pass", "import time; time.sleep(60)")
+    started = [subprocess.Popen([sys.executable, "-c", program]) for program in programs]
+    mine = {os.getpid(), *(process.pid for process in started)}
+    monkeypatch.setattr(contention, "processor_s", lambda: {k: v for k, v in looked().items() if k in mine})
+    try:
+        neighbours = contention.Neighbours()
+        assert neighbours.reason(False, [0.05, None]) is None
+        time.sleep(0.5)
+        reason = str(neighbours.reason(True, [0.05, None, 0.234]))
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+    expected = (
+        rf"threads waited up to 23% of a window for a processor; busiest other process: \S+ \(pid {started[0].pid}, "
+    )
+    assert re.match(expected, reason)
+    assert "no other process" in contention.Neighbours().on_the_processors()
 
 
 def test_arms_of_a_block_differ_in_precision_alone(make_spec: MakeSpec, short_windows: None) -> None:
     record = time_block(TimingJob(make_spec(seed=4), ("fp32", "bf16-mixed", "bf16-true"), windows=3))
     assert (record["status"], record["status_reason"], record["batch_size"]) == ("completed", None, 16)
     assert isinstance(record["contended"], bool)
+    assert (record["contention"] is not None) is record["contended"]
     arms = record["arms"]
+    assert all(0 < arm["cpus_used"] < 1.1 for arm in arms)  # one thread
+    assert {arm["power_w"] for arm in arms} == {None}
     assert [(arm["precision"], arm["is_copy"]) for arm in arms] == [
         ("fp32", False),
         ("bf16-mixed", False),

@@ -110,10 +110,10 @@ def test_reports_come_as_the_budget_says(make_spec: MakeSpec, budget: Budget, st
 @pytest.mark.parametrize(
     ("task", "precision", "fields", "status", "says"),
     [
-        ("nan_loss", "fp32", {}, "diverged", "the training loss became nan by step 4"),
+        ("nan_loss", "fp32", {}, "diverged", "the training loss was not finite, first at step 1 (4 by step 4)"),
         ("nan_val_loss", "fp32", {}, "diverged", "val_loss became nan by step 4"),
         (
-            "nan_loss",
+            "infinite_gradients",
             "fp16-mixed",
             {"budget": Budget(max_steps=20, report_every_steps=20)},
             "diverged",
@@ -178,24 +178,54 @@ def test_a_trial_restores_what_it_found_when_it_ends(make_spec: MakeSpec, restor
 
 
 @pytest.mark.parametrize(
-    ("loss", "scale", "val_loss", "diverged"),
+    ("fields", "val_loss", "diverged"),
     [
-        (1.0, None, 1.0, False),
-        (float("nan"), None, 1.0, True),
-        (float("inf"), None, 1.0, True),
-        (1.0, None, float("inf"), True),
-        (1.0, 65536.0, 1.0, False),
-        (float("nan"), 32768.0, 1.0, False),  # the first steps of FP16 find the scale
-        (float("nan"), 1.0, 1.0, False),
-        (float("nan"), 0.5, 1.0, True),
-        (float("nan"), 0.0, 1.0, True),
-        (float("nan"), 32768.0, float("nan"), True),
-        (float("inf"), 65536.0, 1.0, True),
+        ({}, 1.0, False),
+        ({"num_nonfinite": 1, "first_nonfinite": 3}, 1.0, True),
+        ({"loss_scale": 65536.0}, 1.0, False),
+        ({"loss_scale": 65536.0, "num_nonfinite": 1, "first_nonfinite": 3}, 1.0, True),  # the scale is not to blame
+        ({"loss_scale": 32768.0, "train_loss": float("nan")}, 1.0, False),  # the first steps of FP16 find the scale
+        ({"loss_scale": 0.5}, 1.0, False),  # steps are applied at that scale
+        ({"loss_scale": 0.5, "has_collapsed": True}, 1.0, True),
+        ({"loss_scale": 32768.0}, float("nan"), True),
+        ({}, float("inf"), True),
     ],
 )
-def test_divergence(loss: float, scale: float | None, val_loss: float, diverged: bool) -> None:
-    reason = divergence(Progress(loss, 1.0, 1e-3, 0, scale), {"val_loss": val_loss, "val_f1": float("nan")}, 4)
+def test_divergence(fields: dict[str, Any], val_loss: float, diverged: bool) -> None:
+    progress = Progress(**{"train_loss": 1.0, "grad_norm": 1.0, "learning_rate": 1e-3, "applied_steps": 0} | fields)
+    reason = divergence(progress, {"val_loss": val_loss, "val_f1": float("nan")}, 4)
     assert (reason is not None) is diverged
+
+
+NOT_FINITE = """
+import torch
+from tests.trainables.tiny_tasks import build as plain, cross_entropy
+
+def build(config):
+    calls = []
+    def loss(outputs, batch):
+        value = cross_entropy(outputs, batch)
+        if not torch.is_grad_enabled():
+            return value
+        calls.append(1)  # the first call is the observation's
+        bad = len(calls) - 1 in config["at"]
+        return value + float("nan") if bad else value
+    return plain(config, loss=loss)
+"""
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16-mixed", "fp16-mixed", "bf16-true"])
+@pytest.mark.parametrize(("at", "says"), [([38], "first at step 38 (1 by step 40)"), ([10, 20, 30, 40], "(4 by")])
+def test_a_loss_that_is_not_finite_now_and_then_ends_the_trial(
+    make_spec: MakeSpec, task_file: Callable[..., TaskSource], precision: str, at: list[int], says: str
+) -> None:
+    """Its gradients are finite, so that the scaler of FP16 sees nothing in it."""
+    config = {"batch_size": 16, "at": at}
+    budget = Budget(max_steps=60, report_every_steps=40)
+    report = last(make_spec(task_file(NOT_FINITE), precision, config=config, budget=budget))
+    assert (report.status, report.step, report.skipped_steps) == ("diverged", 40, 0)
+    assert f"first at step {at[0]}" in str(report.status_reason)
+    assert says in str(report.status_reason)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16-mixed", "fp16-mixed", "bf16-true"])

@@ -1,0 +1,97 @@
+"""Other work on the processors or the GPU while arms were timed: how much it disturbed them, and whose it was."""
+
+import os
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from trainables.gpu_state import GpuWatch
+
+CONTENDED_ABOVE = 0.1
+"""Share of a window that a thread may wait for a processor; above, other work disturbed the window."""
+
+WORTH_NAMING = 0.05
+"""Processors that a process must have used on average to be named as the one that disturbed a window."""
+
+
+def is_contended(waited: Sequence[float | None]) -> bool | None:
+    """Whether a round of windows shared the processor with other work; ``None`` where the system does not tell.
+
+    Args:
+        waited: share of each window in which a thread of this process was ready to run and was kept waiting.
+    """
+    known = [share for share in waited if share is not None]
+    return any(share > CONTENDED_ABOVE for share in known) if known else None
+
+
+def waiting_ns() -> dict[str, int]:
+    """Thread -> nanoseconds that it was ready to run while other work held the processors, since it began.
+
+    Waiting for data, a lock or a device does not count. Empty where the system does not tell (Linux: ``schedstat``).
+    """
+    found = {}
+    for file in Path("/proc/self/task").glob("*/schedstat"):
+        with suppress(OSError, ValueError, IndexError):  # threads come and go
+            found[file.parent.name] = int(file.read_text().split()[1])
+    return found
+
+
+def processor_s() -> dict[int, tuple[str, float]]:
+    """Process -> (its name, seconds of processor time since it began), of those that this one may see."""
+    found = {}
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError, ValueError, IndexError):  # processes come and go
+            start, _, rest = file.read_text().rpartition(")")
+            user, system = rest.split()[11:13]
+            ticks = int(user) + int(system)
+            found[int(file.parent.name)] = (start.partition("(")[2], ticks / os.sysconf("SC_CLK_TCK"))
+    return found
+
+
+class Neighbours:
+    """The other processes of the machine, from now on.
+
+    Args:
+        gpu: the watch of the GPU that is timed; ``None`` on a CPU.
+    """
+
+    def __init__(self, gpu: GpuWatch | None = None) -> None:
+        self._gpu, self._since_s = gpu, time.time()
+        self._before, self._started = processor_s(), time.monotonic()
+
+    def on_the_processors(self) -> str:
+        """The process that used most processor time since, in words."""
+        elapsed = time.monotonic() - self._started
+        used = {
+            (name, pid): (seconds - self._before.get(pid, ("", 0.0))[1]) / elapsed
+            for pid, (name, seconds) in processor_s().items()
+            if pid != os.getpid()
+        }
+        (name, pid), processors = max(used.items(), key=lambda item: item[1], default=(("", 0), 0.0))
+        if processors < WORTH_NAMING:
+            return "no other process that can be seen from here was busy"
+        return f"busiest other process: {name} (pid {pid}, {processors:.2g} processors)"
+
+    def on_the_gpu(self) -> str | None:
+        """The other process that used the GPU since, in words; ``None`` where none did, or that is unknown."""
+        found = self._gpu.busiest_other(self._since_s) if self._gpu is not None else None
+        if found is None:
+            return None
+        pid, percent = found
+        return f"another process used the GPU for {percent} % of its time" + (f" (pid {pid})" if pid else "")
+
+    def reason(self, contended: bool | None, waited: Sequence[float | None]) -> str | None:
+        """Why a timing is contended, in a clause; ``None`` where it is not.
+
+        Args:
+            contended: whether windows that count waited for a processor.
+            waited: share of each window that a thread waited.
+        """
+        longest = max((share for share in waited if share is not None), default=0.0)
+        clauses = [self.on_the_gpu()]
+        if contended:
+            clauses.append(
+                f"threads waited up to {longest:.0%} of a window for a processor; {self.on_the_processors()}"
+            )
+        return "; ".join(clause for clause in clauses if clause) or None
