@@ -228,16 +228,18 @@ def test_examples_widen_the_interval(tmp_path):
 
     row = with_examples(tmp_path, right)
     assert row["metric_delta"] == pytest.approx(-0.02)
-    # variance p(1-p)/(E-1) of the examples, t(99) = 1.984217
-    half = 1.984217 * math.sqrt(0.02 * 0.98 / 99)
+    # Variance p(1-p)/(E-1) of the examples and two more that differ as much as these do, by 0.98 from the mean (and the
+    # others by 0.02); t(99) = 1.984217
+    effect = (0.02 * 0.98**4 + 0.98 * 0.02**4) / (0.02 * 0.98**2 + 0.98 * 0.02**2)
+    half = 1.984217 * math.sqrt(0.02 * 0.98 / 99 + 2 * effect / 100**2)
     assert row["metric_delta_low"] == pytest.approx(-0.02 - half, rel=1e-5)
     assert row["verdict"] == "UNDERPOWERED"
 
 
-@pytest.mark.parametrize(("num", "verdict"), [(100, "UNDERPOWERED"), (1000, "PASS")])
-def test_no_difference_in_few_examples_shows_little(tmp_path, num, verdict):
+@pytest.mark.parametrize(("num", "t", "verdict"), [(100, 1.984217, "UNDERPOWERED"), (1000, 1.962341, "PASS")])
+def test_no_difference_in_few_examples_shows_little(tmp_path, num, t, verdict):
     row = with_examples(tmp_path, lambda name, seed: [1.0] * (num - 3) + [0.0] * 3)
-    assert row["metric_delta_high"] == pytest.approx(1.959964 / num, rel=1e-5)
+    assert row["metric_delta_high"] == pytest.approx(t * math.sqrt(2) / num, rel=1e-5)
     assert row["verdict"] == verdict
 
 
