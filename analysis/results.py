@@ -101,7 +101,8 @@ class Results:
         def examples(trial_id: str) -> "NDArray[np.float64] | None":
             return self.examples(trial_id, sweep["run_name"])
 
-        return verdicts(self._of(self.trials, sweep), self._of(self.timings, sweep), examples, sweep)
+        trials, history, timings = (self._of(table, sweep) for table in (self.trials, self.history, self.timings))
+        return verdicts(trials, history, timings, examples, sweep)
 
     def _folder(self, sweep: str | None) -> Path:
         name = sweep if sweep is not None or len(self.folders) != 1 else next(iter(self.folders))

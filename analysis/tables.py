@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from analysis.baselines import FIGURES, baselines, side_by_side
 from analysis.results import Results
 from analysis.schema import ResultsError
 from analysis.words import difference
@@ -34,6 +35,9 @@ def print_report(results: Results, console: Console) -> None:
     if verdicts.row_count:
         console.print()
         console.print(reasons(results))
+        _print_part(
+            console, "Against every baseline", baselines_table(results), "How many times as fast, with interval."
+        )
     else:
         console.print("\nNo verdict: nothing was confirmed.")
     _print_best(results, console)
@@ -72,6 +76,20 @@ def reasons(results: Results) -> Table:
         # The reason of a comparison of different configurations names them, and so the arms, itself.
         named = row["reason"].startswith("Best ")
         _add_row(table, str(number), Text.assemble(_verdict(row), " ", "" if named else arms, row["reason"]))
+    return table
+
+
+def baselines_table(results: Results) -> Table:
+    """The speed of each precision against every baseline side by side; no row where there is but one."""
+    names = baselines(results.verdicts)
+    table = _table()
+    for name in ("precision", *_where(results.verdicts), "config"):
+        table.add_column(name, overflow="fold")
+    _add_numbers(table, *(f"against {name}" for name in names))
+    for row in _rows(side_by_side(results.verdicts)) if len(names) > 1 else []:
+        places = [row[name] for name in _where(results.verdicts)]
+        speeds = [[_number(row[f"{figure}/{name}"], ".2f") for figure in FIGURES] for name in names]
+        _add_row(table, row["precision"], *places, row["config_id"], *(_with_range(*speed) for speed in speeds))
     return table
 
 

@@ -45,7 +45,7 @@ class Noise:
 
     Args:
         drift: standard deviation of the log step time's change from the first to the last window of a run, all arms.
-        slow: how many times slower the machine is in a tenth of the windows, in spells of four, all arms.
+        slow: how many times slower the machine is in a tenth of the windows, in spells of four on average, all arms.
         process: standard deviation of what an arm's log step time owes to the process that it ran in.
         window: standard deviation of the log step time of one window.
         seeds: standard deviation of an arm's ability that only one seed has, in those of the examples' difficulty.
@@ -96,9 +96,12 @@ def step_times(noise: Noise, num_sweeps: int, num_pairs: int, log_speedup: float
 
 
 def _spells(num_sweeps: int, num: int, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Which windows are slow: a tenth of them, in spells of four."""
-    starts = rng.random((num_sweeps, num + 3)) < 1 - 0.9 ** (1 / 4)
-    slow: NDArray[np.bool_] = starts[:, 3:] | starts[:, 2:-1] | starts[:, 1:-2] | starts[:, :-3]
+    """Which windows are slow: a tenth of them, in spells of four on average."""
+    before = 30  # windows, in which a spell may have begun
+    window = np.arange(before + num)
+    starts = rng.random((num_sweeps, before + num)) < 0.026
+    ends = np.where(starts, window + rng.geometric(0.25, starts.shape), 0)
+    slow: NDArray[np.bool_] = np.maximum.accumulate(ends, axis=1)[:, before:] > window[before:]
     return slow
 
 
