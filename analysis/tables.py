@@ -41,6 +41,8 @@ def print_report(results: Results, console: Console) -> None:
     else:
         console.print("\nNo verdict: nothing was confirmed.")
     _print_best(results, console)
+    note = "The search's trials of the same configuration and seed in both precisions, at the same report."
+    _print_part(console, "Do the best hyperparameters carry over?", interaction_table(results), note)
     _print_part(console, "All trials", summary_table(results), str(results.summary().attrs["caption"]))
     _print_part(console, "Left out", left_out_table(results))
     _print_part(console, "Failed", failures_table(results))
@@ -90,6 +92,21 @@ def baselines_table(results: Results) -> Table:
         places = [row[name] for name in _where(results.verdicts)]
         speeds = [[_number(row[f"{figure}/{name}"], ".2f") for figure in FIGURES] for name in names]
         _add_row(table, row["precision"], *places, row["config_id"], *(_with_range(*speed) for speed in speeds))
+    return table
+
+
+def interaction_table(results: Results) -> Table:
+    """Whether the best value of each hyperparameter stays the best in another precision."""
+    found = results.interaction()
+    names = (["sweep"] if found["sweep"].nunique() > 1 else []) + ["hyperparameter"]
+    table = _table(*names, "precision")
+    _add_numbers(table, "configs", "best", "rank corr.")
+    table.add_column("conclusion", overflow="fold")
+    for row in _rows(found):
+        best = f"{_short(row['best_in_precision'])}\n{_short(row['best_in_baseline'])}"
+        correlation = _with_range(*(_number(row[f"rank_correlation{end}"], ".2f") for end in ("", "_low", "_high")))
+        places = [*(_text(row[name]) for name in names), f"{row['precision']}\n{row['baseline']}"]
+        _add_row(table, *places, str(row["num_configs"]), best, correlation, f"{row['conclusion']}: {row['reason']}")
     return table
 
 
@@ -266,6 +283,10 @@ def _words(status: Any) -> str:
 
 def _number(value: Any, spec: str, unit: str = "") -> str:
     return f"{value:{spec}}{unit}" if _known(value) else _NONE
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else _text(value)
 
 
 def _bytes(value: Any) -> str:
