@@ -32,6 +32,7 @@ bench: $(READY)  ## side-by-side measurements; benchmarks/README.md keeps the la
 	$(BIN)/python -m benchmarks.loop
 	$(BIN)/python -m benchmarks.load
 	$(BIN)/python -m benchmarks.overhead
+	$(BIN)/python -m benchmarks.simulation
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -1,4 +1,4 @@
-"""Confidence intervals of paired differences, and how many pairs would decide a question.
+"""Confidence intervals of paired differences.
 
 A value or bound that the data cannot give is NaN, and a comparison with NaN is false: a rule that asks for a bound to
 be clear of a threshold is never met by an interval that does not exist. Of SciPy only `scipy.special`, for
@@ -12,9 +12,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
-MOST_PAIRS = 1000
-"""More pairs than this are not worth asking for: the truth lies too close to the threshold."""
-
 
 @dataclass(frozen=True)
 class Interval:
@@ -25,7 +22,7 @@ class Interval:
         low: lower bound; NaN where there is none, as with one pair.
         high: upper bound, as ``low``.
         num: pairs it rests on.
-        sd: standard deviation between pairs, on the scale of the computation; `pairs_needed` plans with it.
+        sd: standard deviation between pairs, on the scale of the computation; `analysis.planning` plans with it.
         fixed_variance: part of the estimate's variance that more pairs do not reduce (that of the validation examples).
     """
 
@@ -70,11 +67,13 @@ def t_interval(values: ArrayLike, level: float = 0.95) -> Interval:
 def two_way_interval(differences: ArrayLike, level: float = 0.95, unit: float = 0.0) -> Interval:
     """Mean difference over seeds and validation examples, both taken as random samples.
 
-    The variance of the mean is (MS_s + max(MS_e - MS_res, 0)) / (S E) with Hillis' degrees of freedom, and three steps
-    to the safe side: MS_s counts for at least MS_res, its least expected value, for with two or three seeds it is often
-    far smaller by luck; the degrees of freedom are at most E - 1, for they would be infinite where the seeds agree; and
-    the interval is at least as wide as if one example had differed, for where (almost) none did, the formula says that
-    nothing varies, and a further example would be the first to show otherwise.
+    The variance of the mean is (MS_s + max(MS_e - MS_res, 0)) / (S E), with Hillis' degrees of freedom, changed in two
+    places where simulation shows them to cover too little (`benchmarks.simulation`):
+
+    - In the degrees of freedom, not in the variance, MS_s counts for at least MS_res, its least expected value: with
+      few seeds it is often far smaller by luck, and the degrees would then be many. They are at most E - 1.
+    - Two further examples are counted as if they differed, one each way, as much as those that do: where few examples
+      differ, the formula knows nothing of the next one that would. Where many do, this changes next to nothing.
 
     Args:
         differences: (S, E): seeds by validation examples, per-example metric of one arm minus the other's. Fewer than
@@ -87,7 +86,8 @@ def two_way_interval(differences: ArrayLike, level: float = 0.95, unit: float = 
 
     Source:
         Dorfman, Berbaum & Metz 1992; Obuchowski & Rockette 1995; degrees of freedom: Hillis 2007, Statistics in
-        Medicine 26:596-619.
+        Medicine 26:596-619. The two examples, of one seed and right or wrong answers: Bonett & Price 2012, Journal of
+        Educational and Behavioral Statistics 37:479-488.
     """
     d = np.asarray(differences, dtype=np.float64)
     if d.ndim != 2:
@@ -98,50 +98,29 @@ def two_way_interval(differences: ArrayLike, level: float = 0.95, unit: float = 
     mean = float(d.mean())
     if num_seeds < 2 or num_examples < 2:
         return no_interval(num_seeds, mean)
-    seeds, examples = _mean_squares(d)
-    # With MS_s = 0 the estimate rests on the examples alone, and the cap is what holds.
-    df = (num_seeds - 1) * ((seeds + examples) / seeds) ** 2 if seeds > 0 else math.inf
-    half = _quantile(min(df, num_examples - 1), level) * math.sqrt((seeds + examples) / d.size)
-    one_example = (math.sqrt(float((d[d != 0] ** 2).mean())) if d.any() else unit) / num_examples
-    fixed = examples / d.size
-    if half < (least := _quantile(math.inf, level) * one_example):
-        half, fixed = least, one_example**2
+    seeds, examples, residual = _mean_squares(d)
+    least = max(seeds, residual)
+    df = (num_seeds - 1) * ((least + examples) / least) ** 2 if least > 0 else math.inf
+    fixed = examples / d.size + 2 * _squared_effect(d, unit) / num_examples**2
+    half = _quantile(min(df, num_examples - 1), level) * math.sqrt(seeds / d.size + fixed)
     return Interval(mean, mean - half, mean + half, num_seeds, math.sqrt(seeds / num_examples), fixed)
 
 
-def _mean_squares(d: NDArray[np.float64]) -> tuple[float, float]:
-    """The seeds' mean square, at least the residual's, and the part of the examples' that exceeds the residual's."""
+def _mean_squares(d: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Mean squares of the seeds, of the examples as far as it exceeds the residual's, and of the residual."""
     num_seeds, num_examples = d.shape
     by_seed, by_example, mean = d.mean(axis=1), d.mean(axis=0), d.mean()
     ms_seeds = num_examples * float(((by_seed - mean) ** 2).sum()) / (num_seeds - 1)
     ms_examples = num_seeds * float(((by_example - mean) ** 2).sum()) / (num_examples - 1)
     residual = d - by_seed[:, None] - by_example[None, :] + mean
     ms_residual = float((residual**2).sum()) / ((num_seeds - 1) * (num_examples - 1))
-    return max(ms_seeds, ms_residual), max(ms_examples - ms_residual, 0.0)
+    return ms_seeds, max(ms_examples - ms_residual, 0.0), ms_residual
 
 
-def pairs_needed(interval: Interval, threshold: float, level: float = 0.95, most: int = MOST_PAIRS) -> int | None:
-    """How many pairs, those at hand included, would bring the whole interval to one side of a threshold.
-
-    Takes the observed mean and spread for the true ones, so it is a plan and not a promise.
-
-    Args:
-        interval: from `t_interval` or `two_way_interval`; of a ratio, the interval of its logarithm.
-        threshold: on the interval's scale.
-        level: as for `t_interval`.
-        most: give up beyond this many.
-
-    Returns:
-        the least such number; ``None`` where ``most`` would not do, or where the spread is unknown.
-    """
-    num = np.arange(2, most + 1, dtype=np.float64)
-    between = interval.sd**2
-    with np.errstate(divide="ignore", invalid="ignore"):
-        df = (num - 1) * ((between + num * interval.fixed_variance) / between) ** 2
-    variance = between / num + interval.fixed_variance
-    half = stdtrit(np.where(np.isnan(df), np.inf, df), 0.5 + level / 2) * np.sqrt(variance)
-    enough = (half < abs(interval.value - threshold)) & (num > interval.num)
-    return int(num[enough.argmax()]) if enough.any() else None
+def _squared_effect(d: NDArray[np.float64], unit: float) -> float:
+    """The squared deviation of an example that differs, over all seeds: each counts by how much it does."""
+    squares = (d.mean(axis=0) - d.mean()) ** 2
+    return float((squares**2).sum() / squares.sum()) if np.ptp(d) > 0 and squares.any() else unit**2
 
 
 def _quantile(df: float, level: float) -> float:

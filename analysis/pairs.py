@@ -1,6 +1,7 @@
 """Joins the runs and timings of the confirm stage into pairs: what two arms did with one seed on one type of device."""
 
 import math
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -50,6 +51,11 @@ class TimedArm:
     samples_per_s: float
     peak_memory_bytes: float
     observed: Observed
+
+    @property
+    def step_ms(self) -> float:
+        """Median over the windows."""
+        return statistics.median(self.window_ms) if self.window_ms else math.nan
 
 
 @dataclass(frozen=True)
@@ -124,6 +130,15 @@ class Pair:
         if self.arm.timed is None or self.baseline.default is None or self.arm.block is not self.baseline.block:
             return math.nan
         return log_ratio(self.baseline.default, self.arm.timed)
+
+    @property
+    def log_step_ratio(self) -> float:
+        """Log of the baseline's time of a step over the arm's, whatever their batch sizes; NaN if unknown."""
+        if self.arm.timed is None or self.baseline.timed is None:
+            return math.nan
+        if self.arm.block is self.baseline.block:
+            return log_ratio(self.baseline.timed, self.arm.timed)
+        return _log(self.baseline.timed.step_ms) - _log(self.arm.timed.step_ms)
 
     @property
     def log_memory_ratio(self) -> float:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from analysis import words
 from analysis.evidence import Evidence
-from analysis.intervals import MOST_PAIRS, Interval, pairs_needed
+from analysis.intervals import Interval
+from analysis.planning import MOST_PAIRS, pairs_for_width, pairs_needed
 
 AA_WIDTH = 0.10
 """The interval of the baseline against its copy may be this wide (upper over lower bound, minus 1) for a ``PASS``."""
@@ -85,8 +86,7 @@ def _open(interval: Interval, threshold: float, limit: str, clause: str, name: s
 
 
 def _advice(interval: Interval, threshold: float, limit: str) -> str:
-    normal = Interval(interval.value, math.nan, math.nan, 0, 0.0, interval.fixed_variance)
-    if interval.fixed_variance and pairs_needed(normal, threshold) is None:
+    if interval.fixed_variance > interval.sd**2 / MOST_PAIRS:
         return f"the truth lies too close to {limit} for this many validation examples, whatever the number of pairs"
     return f"the truth lies too close to {limit} for {MOST_PAIRS} pairs to decide"
 
@@ -105,9 +105,8 @@ def _aa(e: Evidence) -> OpenQuestion | None:
         return OpenQuestion(
             "the baseline was not timed against a copy of itself in two pairs or more", None, _TIME_AGAIN
         )
-    sharp = Interval(math.log(1 + AA_WIDTH) / 2, math.nan, math.nan, e.log_aa.num, e.log_aa.sd)
     clause = f"the timing is noisy, the baseline against a copy of itself came out {words.aa(e)}"
-    return OpenQuestion(clause, pairs_needed(sharp, 0.0), "time on a quieter machine")
+    return OpenQuestion(clause, pairs_for_width(e.log_aa, math.log(1 + AA_WIDTH)), "time on a quieter machine")
 
 
 _TIME_AGAIN = "time at least 2 pairs, better 6"

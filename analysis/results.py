@@ -61,6 +61,17 @@ class Results:
         except (ValueError, EOFError) as error:
             refuse(str(file), "must be a NumPy array", str(error), "restore the file or delete it")
 
+    def interaction(self) -> pd.DataFrame:
+        """Whether the best hyperparameters of a baseline stay the best in the other precisions.
+
+        Returns:
+            a row for every (baseline, precision, hyperparameter); see `analysis.interaction.interaction`.
+        """
+        from analysis.interaction import interaction
+
+        parts = [interaction(self._of(self.trials, s), self._of(self.history, s), s) for s in self.sweeps]
+        return pd.concat(parts, ignore_index=True)
+
     def summary(self, by: str | Sequence[str] = "precision") -> pd.DataFrame:
         """Exploratory figures per group over all trials of search and confirm; see `analysis.summary.summary`.
 
@@ -101,7 +112,8 @@ class Results:
         def examples(trial_id: str) -> "NDArray[np.float64] | None":
             return self.examples(trial_id, sweep["run_name"])
 
-        return verdicts(self._of(self.trials, sweep), self._of(self.timings, sweep), examples, sweep)
+        trials, history, timings = (self._of(table, sweep) for table in (self.trials, self.history, self.timings))
+        return verdicts(trials, history, timings, examples, sweep)
 
     def _folder(self, sweep: str | None) -> Path:
         name = sweep if sweep is not None or len(self.folders) != 1 else next(iter(self.folders))

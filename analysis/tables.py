@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from analysis.baselines import FIGURES, baselines, side_by_side
 from analysis.results import Results
 from analysis.schema import ResultsError
 from analysis.words import difference
@@ -34,9 +35,14 @@ def print_report(results: Results, console: Console) -> None:
     if verdicts.row_count:
         console.print()
         console.print(reasons(results))
+        _print_part(
+            console, "Against every baseline", baselines_table(results), "How many times as fast, with interval."
+        )
     else:
         console.print("\nNo verdict: nothing was confirmed.")
     _print_best(results, console)
+    note = "The search's trials of the same configuration and seed in both precisions, at the same report."
+    _print_part(console, "Do the best hyperparameters carry over?", interaction_table(results), note)
     _print_part(console, "All trials", summary_table(results), str(results.summary().attrs["caption"]))
     _print_part(console, "Left out", left_out_table(results))
     _print_part(console, "Failed", failures_table(results))
@@ -72,6 +78,35 @@ def reasons(results: Results) -> Table:
         # The reason of a comparison of different configurations names them, and so the arms, itself.
         named = row["reason"].startswith("Best ")
         _add_row(table, str(number), Text.assemble(_verdict(row), " ", "" if named else arms, row["reason"]))
+    return table
+
+
+def baselines_table(results: Results) -> Table:
+    """The speed of each precision against every baseline side by side; no row where there is but one."""
+    names = baselines(results.verdicts)
+    table = _table()
+    for name in ("precision", *_where(results.verdicts), "config"):
+        table.add_column(name, overflow="fold")
+    _add_numbers(table, *(f"against {name}" for name in names))
+    for row in _rows(side_by_side(results.verdicts)) if len(names) > 1 else []:
+        places = [row[name] for name in _where(results.verdicts)]
+        speeds = [[_number(row[f"{figure}/{name}"], ".2f") for figure in FIGURES] for name in names]
+        _add_row(table, row["precision"], *places, row["config_id"], *(_with_range(*speed) for speed in speeds))
+    return table
+
+
+def interaction_table(results: Results) -> Table:
+    """Whether the best value of each hyperparameter stays the best in another precision."""
+    found = results.interaction()
+    names = (["sweep"] if found["sweep"].nunique() > 1 else []) + ["hyperparameter"]
+    table = _table(*names, "precision")
+    _add_numbers(table, "configs", "best", "rank corr.")
+    table.add_column("conclusion", overflow="fold")
+    for row in _rows(found):
+        best = f"{_short(row['best_in_precision'])}\n{_short(row['best_in_baseline'])}"
+        correlation = _with_range(*(_number(row[f"rank_correlation{end}"], ".2f") for end in ("", "_low", "_high")))
+        places = [*(_text(row[name]) for name in names), f"{row['precision']}\n{row['baseline']}"]
+        _add_row(table, *places, str(row["num_configs"]), best, correlation, f"{row['conclusion']}: {row['reason']}")
     return table
 
 
@@ -256,6 +291,10 @@ def _words(status: Any) -> str:
 
 def _number(value: Any, spec: str, unit: str = "") -> str:
     return f"{value:{spec}}{unit}" if _known(value) else _NONE
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else _text(value)
 
 
 def _bytes(value: Any) -> str:

@@ -8,20 +8,27 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.baselines import credited
 from analysis.evidence import Evidence, Question, gather
 from analysis.pairs import Confirmed, Examples, confirmed_by_device, pairs_of
 from analysis.power import num_pairs_needed
 from analysis.rules import judge
 from analysis.schema import BEST, BEST_PREFIX, PRECISIONS, VERDICT_COLUMNS
+from analysis.time_to_target import curves_of, time_to_target_ratio
 
 
 def verdicts(
-    trials: pd.DataFrame, timings: pd.DataFrame, examples: Examples, declaration: Mapping[str, Any]
+    trials: pd.DataFrame,
+    history: pd.DataFrame,
+    timings: pd.DataFrame,
+    examples: Examples,
+    declaration: Mapping[str, Any],
 ) -> pd.DataFrame:
     """A verdict for every (device, baseline, precision, configuration) confirmed, with the schema's verdict columns.
 
     Args:
         trials: one sweep's trials.
+        history: its reports.
         timings: its timings.
         examples: the metric per validation example of a trial.
         declaration: the sweep as in its ``sweep.json``.
@@ -35,6 +42,7 @@ def verdicts(
     if confirm:
         metric = declaration["metric"]
         ranked = ranking(trials, metric, declaration["mode"])
+        curves = curves_of(history, metric)
         for device, confirmed in confirmed_by_device(trials, timings, metric).items():
             for match in _matches(confirmed, declaration, ranked):
                 question = Question(
@@ -46,11 +54,11 @@ def verdicts(
                     float(confirm["margin"]),
                     match.arm[0] == match.baseline[0],
                 )
-                evidence = gather(question, pairs_of(confirmed, match.arm, match.baseline), examples)
-                row = _row(evidence, match)
-                rows.append(
-                    row | {"sweep": declaration.get("run_name"), "device": device, "config_id": match.config_id}
-                )
+                pairs = pairs_of(confirmed, match.arm, match.baseline)
+                row = _row(gather(question, pairs, examples), match)
+                where = {"sweep": declaration.get("run_name"), "device": device, "config_id": match.config_id}
+                rows.append(row | where | {"time_to_target_ratio": time_to_target_ratio(question, pairs, curves)})
+    rows = credited(rows, declaration["baselines"])
     return pd.DataFrame(rows, columns=list(VERDICT_COLUMNS)).astype(VERDICT_COLUMNS)
 
 

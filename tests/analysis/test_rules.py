@@ -7,6 +7,7 @@ import pytest
 
 from analysis.evidence import Evidence, Question
 from analysis.intervals import Interval
+from analysis.planning import pairs_for_width, pairs_needed
 from analysis.power import num_pairs_needed
 from analysis.rules import RULES, judge
 
@@ -167,26 +168,32 @@ def test_no_nan_ever_passes(field):
 
 
 def test_underpowered_says_how_many_pairs():
-    # sd 0.1 and a distance of ln(1.6/1.5) = 0.0645: t(11) 0.1 / sqrt(12) = 0.0635 is the first below
+    # 0.645 standard deviations from the target, which six pairs do not tell from half a one: 34 pairs.
     open_speed = replace(CLEAR, log_speedup=logs(1.6, 1.44, 1.78, sd=0.1))
-    assert num_pairs_needed(open_speed) == 12
+    assert num_pairs_needed(open_speed) == 34
     verdict, reason = judge(open_speed)
     assert verdict == "UNDERPOWERED"
-    assert reason.endswith("the target 1.5x lies within the speed-up's interval; about 12 pairs would decide it.")
+    assert reason.endswith("the target 1.5x lies within the speed-up's interval; about 34 pairs would decide it.")
+
+
+def test_noisy_timing_says_how_many_pairs_would_sharpen_it():
+    noisy = replace(CLEAR, log_aa=logs(1.0, 0.95, 1.06, sd=0.05))
+    assert num_pairs_needed(noisy) == pairs_for_width(noisy.log_aa, math.log(1.1)) > 6
 
 
 def test_what_holds_must_all_be_shown_but_one_loss_decides():
-    speed = logs(1.6, 1.44, 1.78, sd=0.1)  # 12 pairs
-    metric = delta(-0.006, -0.013, 0.001, sd=0.0067)  # above -0.01 by 0.004: 14 pairs
+    speed = logs(1.6, 1.44, 1.78, sd=0.1)
+    metric = delta(-0.008, -0.0103, 0.001, num=40, sd=0.0067)
     both = replace(CLEAR, log_speedup=speed, delta=metric)
-    assert num_pairs_needed(replace(CLEAR, delta=metric)) == 14
-    assert num_pairs_needed(both) == 14
-    losing = replace(both, delta=delta(-0.02, -0.031, -0.009, sd=0.0105))  # below -0.01 by 0.01: 7 pairs
-    assert num_pairs_needed(losing) == 7
+    more = num_pairs_needed(replace(CLEAR, delta=metric))
+    assert more == pairs_needed(metric, -0.01) > 34
+    assert num_pairs_needed(both) == more
+    losing = replace(both, delta=delta(-0.02, -0.031, -0.009, sd=0.006))
+    assert num_pairs_needed(losing) == pairs_needed(losing.delta, -0.01) < 34
 
 
 def test_underpowered_says_where_more_pairs_are_vain():
-    close = replace(CLEAR, log_speedup=logs(1.501, 1.4, 1.6, sd=0.1))
+    close = replace(CLEAR, log_speedup=logs(1.501, 1.4, 1.6, num=300, sd=0.1))
     assert num_pairs_needed(close) is None
     assert judge(close)[1].endswith("the truth lies too close to the target for 1000 pairs to decide.")
     few = replace(CLEAR, delta=delta(0.0, -0.02, 0.02, sd=0.001, fixed=1e-4))

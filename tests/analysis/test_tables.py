@@ -64,3 +64,22 @@ def test_report_of_several_sweeps_says_which(folder, tmp_path):
     flat = " ".join(out.getvalue().split())
     assert "digits-1, val_accuracy (max) on H200" in flat
     assert "other, val_f1 (max) on H200" in flat
+
+
+def test_every_baseline_side_by_side(tmp_path):
+    records = []
+    for seed, gain in enumerate(SPREAD):
+        speeds = {"fp32": 20.0, "tf32": 12.5 + 0.01 * seed, "bf16-mixed": 10.0}
+        records += [run("c1", seed, name, 0.9 + gain) for name in speeds]
+        records.append(timing("c1", seed, [arm(name, [ms] * 8) for name, ms in speeds.items()]))
+    declared = {"precisions": ["fp32", "tf32", "bf16-mixed"], "baselines": ["fp32", "tf32"]}
+    text = report(write_sweep(tmp_path, records, **declared), 80)
+    table = text[text.index("Against every baseline") :].splitlines()
+    assert table[2].split() == ["precision", "config", "against", "fp32", "against", "tf32"]
+    rows = {line.split()[0]: line.split() for line in table[4:12] if "c1" in line}
+    assert rows["bf16-mixed"] == ["bf16-mixed", "c1", "2.00", "1.25"]
+    assert rows["tf32"] == ["tf32", "c1", "1.60", "-"]
+
+
+def test_one_baseline_needs_no_table_of_its_own(folder):
+    assert "Against every baseline" not in report(folder, 80)

@@ -6,6 +6,7 @@ import pytest
 from journals import arm, run, timing, trial, write_examples, write_sweep
 
 from analysis import load
+from analysis.baselines import side_by_side
 from analysis.schema import VERDICT_COLUMNS
 
 SEEDS = range(6)
@@ -230,16 +231,18 @@ def test_examples_widen_the_interval(tmp_path):
 
     row = with_examples(tmp_path, right)
     assert row["metric_delta"] == pytest.approx(-0.02)
-    # variance p(1-p)/(E-1) of the examples, t(99) = 1.984217
-    half = 1.984217 * math.sqrt(0.02 * 0.98 / 99)
+    # Variance p(1-p)/(E-1) of the examples and two more that differ as much as these do, by 0.98 from the mean (and the
+    # others by 0.02); t(99) = 1.984217
+    effect = (0.02 * 0.98**4 + 0.98 * 0.02**4) / (0.02 * 0.98**2 + 0.98 * 0.02**2)
+    half = 1.984217 * math.sqrt(0.02 * 0.98 / 99 + 2 * effect / 100**2)
     assert row["metric_delta_low"] == pytest.approx(-0.02 - half, rel=1e-5)
     assert row["verdict"] == "UNDERPOWERED"
 
 
-@pytest.mark.parametrize(("num", "verdict"), [(100, "UNDERPOWERED"), (1000, "PASS")])
-def test_no_difference_in_few_examples_shows_little(tmp_path, num, verdict):
+@pytest.mark.parametrize(("num", "t", "verdict"), [(100, 1.984217, "UNDERPOWERED"), (1000, 1.962341, "PASS")])
+def test_no_difference_in_few_examples_shows_little(tmp_path, num, t, verdict):
     row = with_examples(tmp_path, lambda name, seed: [1.0] * (num - 3) + [0.0] * 3)
-    assert row["metric_delta_high"] == pytest.approx(1.959964 / num, rel=1e-5)
+    assert row["metric_delta_high"] == pytest.approx(t * math.sqrt(2) / num, rel=1e-5)
     assert row["verdict"] == verdict
 
 
@@ -294,6 +297,49 @@ def test_every_baseline_against_every_stronger_precision(tmp_path):
     ]
     assert rows["verdict"].tolist() == ["FAIL", "PASS", "PASS"]
     assert rows["speedup"].iloc[0] == pytest.approx(2 / 1.6, rel=1e-3)
+    # A PASS against the weaker baseline says that the stronger one alone would pass, too; that one's own does not.
+    assert rows["reason"].str.endswith(" But tf32 alone gives 1.60x of it.").tolist() == [False, True, False]
+
+
+def three_arms(**speeds):
+    """Runs and timings of fp32, tf32 and bf16-mixed of about the same metric."""
+    metrics = {"fp32": 0.95, "tf32": 0.95, "bf16-mixed": 0.95}
+    return [
+        record
+        for seed in SEEDS
+        for record in block(
+            "c1",
+            seed,
+            {name: metric + SPREAD[seed] * (name != "fp32") for name, metric in metrics.items()},
+            speed=SPEED | speeds,
+        )
+    ]
+
+
+@pytest.mark.parametrize(("speed", "named"), [(1.45, False), (1.55, True)])
+def test_a_stronger_baseline_is_named_only_where_it_reaches_the_target(tmp_path, speed, named):
+    declared = {"precisions": ["fp32", "tf32", "bf16-mixed"], "baselines": ["fp32", "tf32"]}
+    row = only(tmp_path, three_arms(tf32=speed), **declared)
+    assert row["verdict"] == "PASS"
+    assert ("tf32 alone" in row["reason"]) == named
+
+
+def test_baselines_side_by_side(tmp_path):
+    declared = {"precisions": ["fp32", "tf32", "bf16-mixed"], "baselines": ["fp32", "tf32"]}
+    found = verdicts(tmp_path, three_arms(), **declared)
+    wide = side_by_side(found)
+    assert list(wide.columns[:5]) == ["sweep", "device", "config_id", "precision", "target_speedup"]
+    rows = wide[wide["config_id"] == "c1"].set_index("precision")
+    assert rows.loc["bf16-mixed", "speedup/fp32"] == pytest.approx(2.0, rel=0.01)
+    assert rows.loc["bf16-mixed", "speedup/tf32"] == pytest.approx(1.25, rel=0.01)
+    assert rows.loc["bf16-mixed", "speedup_low/tf32"] < rows.loc["bf16-mixed", "speedup/tf32"]
+    assert rows.loc["tf32", "speedup/fp32"] == pytest.approx(1.6, rel=0.01)
+    assert math.isnan(rows.loc["tf32", "speedup/tf32"])
+    assert (rows.loc["bf16-mixed", "verdict/fp32"], rows.loc["bf16-mixed", "verdict/tf32"]) == ("PASS", "FAIL")
+    # A baseline that is no precision of the ladder is one more set of columns.
+    more = found.assign(baseline=found["baseline"].replace("tf32", "fp32 (default route)"))
+    assert "speedup/fp32 (default route)" in side_by_side(more)
+    assert len(side_by_side(found.iloc[:0])) == 0
 
 
 def searched(config, precision, best, val_loss=0.1, **columns):
