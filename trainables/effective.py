@@ -77,9 +77,8 @@ class _MatrixFlops(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if any(is_traceable_wrapper_subclass_type(kind) for kind in types):
-            return (
-                NotImplemented  # what torchao wraps claims its old dtype; the products that it becomes come here, too
-            )
+            # What torchao wraps claims its old dtype; the products that it comes down to are seen here, too.
+            return NotImplemented
         result = func(*args, **(kwargs or {}))
         operation = str(func._overloadpacket).removesuffix("_for_cpu").replace("_for_cpu_backward", "_backward")
         count = _FLOP_FORMULAS.get(operation)
