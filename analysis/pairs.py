@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ class Observed:
     init_digest: str | None
     data_digest: str | None
     step_flops: float = math.nan
+    compiled: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,8 @@ class Block:
     contended: bool
     arms: dict[str, TimedArm]
     copies: dict[str, TimedArm]
-    defaults: dict[str, TimedArm]
     contention: str = ""
+    defaults: dict[str, TimedArm] = field(default_factory=dict)
 
     @property
     def aa(self) -> float:
@@ -237,7 +238,7 @@ def _block(rows: list[dict[Any, Any]]) -> Block:
     by_default = [row for row in timed if row["is_default"] is True] + [row for row in own if row["route"] == "default"]
     defaults = {row["precision"]: _timed(row) for row in reversed(by_default)}
     contention = next((text for row in rows if (text := _text(row["contention"]))), "")
-    return Block(any(row["contended"] is True for row in rows), arms, copies, defaults, contention)
+    return Block(any(row["contended"] is True for row in rows), arms, copies, contention, defaults)
 
 
 def _timed(row: dict[Any, Any]) -> TimedArm:
@@ -246,8 +247,9 @@ def _timed(row: dict[Any, Any]) -> TimedArm:
 
 
 def _observed(row: dict[Any, Any]) -> Observed:
+    compiled = row["compiled"] if isinstance(row["compiled"], bool) else None
     digests = _text(row["init_digest"]), _text(row["data_digest"])
-    return Observed(_text(row["effective_precision"]), *digests, _number(row["step_flops"]))
+    return Observed(_text(row["effective_precision"]), *digests, _number(row["step_flops"]), compiled)
 
 
 def _text(value: object) -> str | None:

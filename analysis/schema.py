@@ -79,6 +79,7 @@ TRIAL_COLUMNS: Final = {
     "route": "string",
     "kernel": "string",
     "default_step_ms": "float64",
+    "compiled": "boolean",
     "seed": "Int64",
     # config/<name>... stand here
     "epochs": "float64",
@@ -155,6 +156,7 @@ TIMING_COLUMNS: Final = {
     "throttle_reasons": "string",
     "route": "string",
     "kernel": "string",
+    "compiled": "boolean",
     "effective_precision": "string",
     "effective_share": "float64",
     "step_flops": "float64",

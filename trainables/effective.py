@@ -14,9 +14,10 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass_type
 from torch.utils.flop_counter import flop_registry
 
+from trainables.canary import canary
 from trainables.ladder import Precision
 from trainables.loop import Loop
 from trainables.memory import activation_bytes
@@ -24,6 +25,11 @@ from trainables.state import read_state, watch_forward
 
 EFFECTIVE_SHARE = 0.9
 """Share of a step's matrix FLOPs that must have run in a precision's format for it to be effective."""
+
+FLOAT8_SHARE = 0.5
+"""Share that must have run in FP8 for an FP8 precision to be effective; with BF16's it must reach the above."""
+
+_FLOAT8 = ("float8-tensorwise", "float8-rowwise")
 
 _NAMES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
@@ -76,8 +82,8 @@ class Observation:
         return f"asked for {precision.name}, but the step's matrix FLOPs ran as {ran}"
 
 
-Product: TypeAlias = tuple[str, torch.dtype, tuple[Any, ...], str]
-"""Kind and dtype of a matrix product; of FP32 alone, its shapes and the setting that may narrow it, as it was then."""
+Product: TypeAlias = tuple[str, str, tuple[Any, ...], str]
+"""Kind and format of a matrix product; of FP32 alone, its shapes and the setting that may narrow it, as it was then."""
 
 
 class _MatrixFlops(TorchDispatchMode):
@@ -93,6 +99,9 @@ class _MatrixFlops(TorchDispatchMode):
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(is_traceable_wrapper_subclass_type(kind) for kind in types):
+            # What torchao wraps claims its old dtype; the products that it comes down to are seen here, too.
+            return NotImplemented
         result = func(*args, **(kwargs or {}))
         operation = str(func._overloadpacket).removesuffix("_for_cpu").replace("_for_cpu_backward", "_backward")
         count = _FLOP_FORMULAS.get(operation)
@@ -102,8 +111,13 @@ class _MatrixFlops(TorchDispatchMode):
             operand = [a for a in args if isinstance(a, torch.Tensor)][1]
             fp32 = operand.dtype is torch.float32
             how = (_shapes(operation, args), _setting(kind, operand.device)) if fp32 else ((), "")
-            self.flops[kind, operand.dtype, *how] += flops
+            ran = _float8_format(args[2]) if operation == "aten._scaled_mm" else _name(operand.dtype)
+            self.flops[kind, ran, *how] += flops
         return result
+
+
+def _name(dtype: torch.dtype) -> str:
+    return _NAMES.get(dtype, str(dtype))
 
 
 def _backend(device: torch.device) -> str:
@@ -113,6 +127,13 @@ def _backend(device: torch.device) -> str:
 def _setting(kind: str, device: torch.device) -> str:
     """How FP32 products of a kind may be narrowed at this moment: a library may change it around its own calls."""
     return str(torch._C._get_fp32_precision_getter(_backend(device), kind))
+
+
+def _float8_format(scale: torch.Tensor) -> str:
+    """The scaling of an FP8 product, told by its first scale; one of exactly 1 leaves scaling to a later operation."""
+    if scale.numel() > 1:
+        return "float8-rowwise"
+    return "float8" if scale.item() == 1 else "float8-tensorwise"
 
 
 def _rnn_flops(sequence: torch.Tensor, *args: Any, out_val: Any) -> int:
@@ -176,7 +197,7 @@ def observe(loop: Loop) -> Observation:
 
 def _observe_step(loop: Loop) -> Observation:
     """What its products ran in, and what it saved; the gradients stay."""
-    with _undisturbed(loop.model), _MatrixFlops() as seen, activation_bytes(loop.model) as saved:
+    with undisturbed(loop.model), _MatrixFlops() as seen, activation_bytes(loop.model) as saved:
         loop.model.train()
         batch, before = loop.data.first_part(), _generators(loop.device)
         loss = loop.forward(batch)[1]
@@ -194,12 +215,11 @@ def _by_format(products: Counter[Product], device: torch.device) -> Counter[str]
     ones.
     """
     flops: Counter[str] = Counter()
-    for (kind, dtype, shapes, setting), count in products.items():
-        if dtype is torch.float32:
+    for (kind, ran, shapes, setting), count in products.items():
+        if shapes:
             with _as_it_was(kind, setting, device):
-                flops[canary(kind, shapes, device)] += count
-        else:
-            flops[_NAMES.get(dtype, str(dtype))] += count
+                ran = canary(kind, shapes, device)
+        flops[ran] += count
     return flops
 
 
@@ -227,28 +247,41 @@ def judge(precision: Precision, flops: Counter[str], activations: int = 0) -> Ob
 
     Args:
         precision: what was asked for.
-        flops: format (``float32``, ``tf32``, ``bfloat16``, ``float16``, ...) -> matrix FLOPs.
+        flops: format (``float32``, ``tf32``, ``bfloat16``, ``float16``, ``float8-rowwise``, ...) -> matrix FLOPs.
         activations: bytes saved for backward.
     """
+    flops = _scaled_later(flops)
     total = sum(flops.values())
-    share = flops[precision.compute] / total if total else math.nan
+    share = flops[precision.format] / total if total else math.nan
     effective = None
     if total:
         ran, most = flops.most_common(1)[0]
-        if most / total >= EFFECTIVE_SHARE:
+        # FP8 is for linear layers: attention and small layers are meant to stay in BF16.
+        meant = flops["bfloat16"] if ran in _FLOAT8 and most / total >= FLOAT8_SHARE else 0
+        if (most + meant) / total >= EFFECTIVE_SHARE:
             effective = _label(ran, precision)
-    return Observation(effective, share, dict(flops), activations)
+    return Observation(effective, share, {name: count for name, count in flops.items() if count}, activations)
+
+
+def _scaled_later(flops: Counter[str]) -> Counter[str]:
+    """FP8 products whose scales are applied afterwards, as torchao's backward has it, under the step's only scaling."""
+    scalings = [name for name in _FLOAT8 if flops[name]]
+    if len(scalings) != 1:
+        return flops
+    return Counter({**flops, scalings[0]: flops[scalings[0]] + flops["float8"], "float8": 0})
 
 
 def _label(ran: str, precision: Precision) -> str:
-    if ran == precision.compute:
+    if ran == precision.format:
         return precision.name
+    if ran in _FLOAT8:
+        return ran.replace("float8", "fp8")
     stored = "true" if precision.parameters == ran else "mixed"
     return {"float32": "fp32", "bfloat16": f"bf16-{stored}", "float16": f"fp16-{stored}"}.get(ran, ran)
 
 
 @contextmanager
-def _undisturbed(model: nn.Module) -> Iterator[None]:
+def undisturbed(model: nn.Module) -> Iterator[None]:
     """Puts back the buffers (such as BatchNorm's running statistics) and the generators that a step moves."""
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     devices = [torch.cuda.current_device()] if next(model.parameters()).is_cuda else []
@@ -257,58 +290,3 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
     with torch.no_grad():
         for name, buffer in model.named_buffers():
             buffer.copy_(buffers[name])
-
-
-def canary(kind: str, shapes: tuple[Any, ...], device: torch.device) -> str:
-    """The format that a product of FP32 tensors runs in: ``float32``, ``tf32``, ``bfloat16`` or ``float16``.
-
-    A value times one must come back unchanged. 1 + 2^-18 needs a longer mantissa than TF32's and FP16's 10 bits or than
-    a pair of BF16 numbers, and leaves FP32 the bits that Winograd's sums need; 1 + 2^-9 needs more than BF16's 7, and
-    2^17 a wider exponent than FP16's.
-
-    Args:
-        kind: ``"matmul"``, ``"conv"`` or ``"rnn"``.
-        shapes: of the product, as the dispatch mode keeps them.
-        device: where the product runs, under the settings in force.
-    """
-    if _through(kind, shapes, 1 + 2**-18, device):
-        return "float32"
-    if not _through(kind, shapes, 1 + 2**-9, device):
-        return "bfloat16"
-    return "tf32" if _through(kind, shapes, 2.0**17, device) else "float16"
-
-
-def _through(kind: str, shapes: tuple[Any, ...], value: float, device: torch.device) -> bool:
-    """Whether a value comes unchanged through a product in which all else is ones and zeros."""
-    with torch.no_grad(), torch.autocast(device.type, enabled=False):
-        product = {"matmul": _matmul, "conv": _conv, "rnn": _rnn}[kind](shapes, value, device)
-        return bool(product.abs().max().item() == value)
-
-
-def _rnn(shapes: tuple[Any, ...], value: float, device: torch.device) -> torch.Tensor:
-    """A recurrent layer as wide as its input, and with ReLU, since an LSTM's gates would change the value."""
-    sequence = torch.zeros(shapes, dtype=torch.float32, device=device)
-    sequence[..., 0] = value
-    weights = torch.zeros(2, shapes[-1], shapes[-1], dtype=torch.float32, device=device)
-    weights[0, :, 0] = 1.0
-    start = torch.zeros(1, *shapes[1:], dtype=torch.float32, device=device)
-    return torch.rnn_relu(sequence, start, tuple(weights), False, 1, 0.0, False, False, False)[0]
-
-
-def _matmul(shapes: tuple[Any, ...], value: float, device: torch.device) -> torch.Tensor:
-    m, k, n = shapes
-    left = torch.zeros(m, k, dtype=torch.float32, device=device)
-    left[:, 0] = 1.0
-    right = torch.zeros(k, n, dtype=torch.float32, device=device)
-    right[0] = value
-    return left @ right
-
-
-def _conv(shapes: tuple[Any, ...], value: float, device: torch.device) -> torch.Tensor:
-    images, kernels, layout, stride, padding, dilation, transposed, groups = shapes
-    weight = torch.zeros(kernels, dtype=torch.float32, device=device)
-    middle = tuple(size // 2 for size in kernels[2:])
-    weight[(0, slice(None), *middle) if transposed else (slice(None), 0, *middle)] = 1.0
-    weight = weight.contiguous(memory_format=layout)
-    image = torch.full(images, value, dtype=torch.float32, device=device)
-    return torch.convolution(image, weight, None, stride, padding, dilation, transposed, [0] * len(stride), groups)

@@ -76,6 +76,7 @@ class Arm:
             **self.name._asdict(),
             "route": self.loop.route,
             "kernel": self.kernel,
+            "compiled": self.loop.is_compiled,
             "window_ms": self.window_ms,
             "effective_precision": self.effective_precision,
             "effective_share": self.effective_share,
@@ -105,10 +106,10 @@ def time_block(job: TimingJob) -> dict[str, Any]:
         device = pick_device(job.trial.num_gpus)
         record["device"] = device_name(device)
         load_function(job.trial.task)
+        trial, precisions = job.trial, [LADDER[name] for name in job.precisions]
+        compile = any(trial.compiles(precision) for precision in precisions)
         with ExitStack() as stack:
-            stack.enter_context(
-                isolated(LADDER[job.precisions[0]], job.trial.seed, job.trial.num_threads, job.trial.task.directory)
-            )
+            stack.enter_context(isolated(precisions[0], trial.seed, trial.num_threads, trial.task.directory, compile))
             arms = [_build(job, name, device) for name in arm_names(job)]
             record["contended"], record["contention"] = _timed(arms, job.windows, device)
             record["arms"] = [arm.record() for arm in arms]

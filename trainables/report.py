@@ -31,7 +31,7 @@ class TrialReport:
         highest, lowest: the extremes so far of each of ``metrics``; which of them is best is for the sweep to say.
         learning_rate, grad_norm, loss_scale: after the interval's last step; ``loss_scale_min``: the lowest of the
             interval.
-        route: kernel route of its steps.
+        route: kernel route of its steps; ``compiled``: whether they run compiled, false where that failed.
         effective_precision, effective_share: what a step really ran in; ``None`` where it could not be told.
         step_flops: matrix FLOPs of a micro-batch's forward and backward; ``None`` where none were seen.
         attention: kernels of its fused attention, such as ``flash``; ``None`` where it has none.
@@ -68,6 +68,7 @@ class TrialReport:
     loss_scale: float | None = None
     loss_scale_min: float | None = None
     route: str | None = None
+    compiled: bool | None = None
     effective_precision: str | None = None
     effective_share: float | None = None
     step_flops: int | None = None

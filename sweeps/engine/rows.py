@@ -79,6 +79,7 @@ _SAME = (
     "applied_steps_per_s",
     "loss_scale",
     "route",
+    "compiled",
     "effective_precision",
     "effective_share",
     "step_flops",

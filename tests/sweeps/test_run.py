@@ -1,5 +1,6 @@
 """Whole sweeps, small ones, on a real Ray."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -159,6 +160,19 @@ def test_every_run_of_a_precision_takes_the_route_that_the_probe_found(digits):
     for table in (results.trials.query("stage != 'probe'"), results.timings[~by_default]):
         assert table["route"].notna().all()
         assert (table["route"] == table["precision"].map(probed)).all()
+
+
+def test_trials_are_compiled_where_the_sweep_says_so(digits, ray_address: str, tmp_path: Path):
+    _, eager = digits
+    for table in (eager.trials.query("status == 'completed'"), eager.timings):
+        assert table["compiled"].eq(False).all()
+    products = f"{HERE.parent / 'trainables' / 'tiny_tasks.py'}:products"
+    sweep = Sweep("c", products, {}, ("fp32",), num_trials=1, max_epochs=1, stage="search", storage=str(tmp_path))
+    compiled = run(dataclasses.replace(sweep, compile=True))
+    assert list(zip(compiled.trials["stage"], compiled.trials["status"], compiled.trials["compiled"], strict=True)) == [
+        ("probe", "completed", True),
+        ("search", "completed", True),
+    ]
 
 
 def test_a_searched_trial_reports_what_the_same_trial_reports_by_itself(digits):

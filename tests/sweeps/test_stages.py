@@ -8,12 +8,13 @@ from rich.console import Console
 from sweeps import Sweep, SweepError, run
 from sweeps.engine import cli, rows, stages, tune
 from sweeps.engine.cluster import Resources
+from sweeps.engine.confirm import Confirmation
 from sweeps.engine.endings import Endings
 from sweeps.engine.journal import Journal, write_declaration
 from sweeps.engine.progress import Progress
 from sweeps.engine.recorder import Recorder
 from sweeps.engine.resume import Past
-from sweeps.engine.stages import describe_probe, in_halves, searched, winners
+from sweeps.engine.stages import describe_probe, in_halves, probe_spec, searched, winners
 from sweeps.engine.workers import Workers
 from sweeps.search.checks import Unfinished
 from sweeps.search.plan import plan_confirm, search_trial
@@ -34,6 +35,20 @@ def test_halves_hold_every_block_once_and_every_configuration() -> None:
     assert in_halves([]) == ([], [])
     alone = [t for t in trials if t.block_id == trials[0].block_id]
     assert in_halves(alone) == (alone, [])
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_probe_and_confirm_compile_as_the_sweep_says(tmp_path: Path, compile: bool) -> None:
+    task = "trainables.tasks.digits:build"
+    sweep, source = Sweep(name="s", task=task, space={}, compile=compile), find_task(task)
+    resources = Resources(1, 0, 1, 1)
+    assert probe_spec(sweep, source, None, resources).compile is compile
+    with Journal(tmp_path / "run") as journal:
+        recorder = Recorder(journal, Progress(Console(quiet=True)), {}, frozenset())
+        endings = Endings(recorder, Checkpoints("", 30, "val_accuracy", "max"))
+        confirmation = Confirmation(sweep, source, resources, {"fp32": "default"}, recorder, endings)
+        [trial] = plan_confirm([{}], ["fp32"], num_seeds=1, sweep_seed=0)
+        assert confirmation._spec(trial).compile is compile
 
 
 def test_a_probe_in_a_line() -> None:

@@ -111,6 +111,7 @@ def test_defaults() -> None:
         ({"points": ""}, "points: "),
         ({"address": 3}, "address: "),
         ({"resume": 1}, "resume: must be True or False"),
+        ({"compile": "yes"}, "compile: must be True or False"),
         ({"dry_run": "no"}, "dry_run: must be True or False"),
         ({"confirm": {"top_k": 1}}, "confirm: must be a Confirm or None"),
     ],

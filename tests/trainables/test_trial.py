@@ -129,7 +129,7 @@ def test_reports_come_as_the_budget_says(make_spec: MakeSpec, budget: Budget, st
         ("out_of_memory_in_build", "fp32", {}, "out_of_memory", "allocate"),
         ("out_of_memory_in_forward", "fp32", {}, "out_of_memory", "allocate"),
         ("build", "tf32", {}, "unsupported", "TF32 is a format of NVIDIA GPUs"),
-        ("build", "fp8-rowwise", {}, "unsupported", "not built"),
+        ("build", "fp8-rowwise", {}, "unsupported", "NVIDIA"),
         ("lies", "fp32", {}, "precision_mismatch", "asked for fp32, but the step's matrix FLOPs ran as 100% bfloat16"),
         ("vandal", "fp32", {"config": {"fails": True}}, "errored", "must return a trainables.Task, got NoneType"),
     ],
@@ -328,3 +328,12 @@ def test_specs_survive_the_trip_to_a_worker(make_spec: MakeSpec) -> None:
 
 def test_find_task_agrees_with_the_tiny_tasks(make_spec: MakeSpec) -> None:
     assert make_spec().task == find_task(f"{Path(__file__).parent}/tiny_tasks.py:build")
+
+
+def test_fp16_parameters_are_neither_scaled_nor_rescued(make_spec: MakeSpec) -> None:
+    """Beyond FP16's largest number, 65,504, they are lost; the same training goes on in FP32."""
+    config = {"batch_size": 16, "learning_rate": 3e4}
+    lost, kept = (last(make_spec("build", precision, config=config)) for precision in ("fp16-true", "fp32"))
+    assert (lost.status, kept.status) == ("diverged", "completed")
+    assert "the training loss was not finite, first at step" in str(lost.status_reason)
+    assert (lost.effective_precision, lost.effective_share, lost.loss_scale) == ("fp16-true", 1.0, None)
