@@ -36,6 +36,7 @@ def print_report(results: Results, console: Console) -> None:
         console.print(reasons(results))
     else:
         console.print("\nNo verdict: nothing was confirmed.")
+    _print_part(console, "Arms", arms_table(results), "As confirmed: medians of timed blocks, means of full runs.")
     _print_best(results, console)
     _print_part(console, "All trials", summary_table(results), str(results.summary().attrs["caption"]))
     _print_part(console, "Left out", left_out_table(results))
@@ -72,6 +73,27 @@ def reasons(results: Results) -> Table:
         # The reason of a comparison of different configurations names them, and so the arms, itself.
         named = row["reason"].startswith("Best ")
         _add_row(table, str(number), Text.assemble(_verdict(row), " ", "" if named else arms, row["reason"]))
+    return table
+
+
+def arms_table(results: Results) -> Table:
+    """What each confirmed precision came to: the kernel route that it took, its time, memory, loss and metric."""
+    arms = results.arms
+    metrics = set(arms["metric"])
+    names = [*_where(arms), *(["config_id"] if arms["config_id"].nunique() > 1 else []), "precision", "route"]
+    ends = ["value"] if metrics == {"val_loss"} else ["val_loss", "value"]
+    table = _table(*(name.removesuffix("_id") for name in names))
+    metric = metrics.pop() if len(metrics) == 1 else "metric"
+    _add_numbers(table, "step ms", "samples/s", "memory", *ends[:-1], metric)
+    for row in _rows(arms):
+        _add_row(
+            table,
+            *(_text(row[name]) for name in names),
+            _number(row["step_ms"], ".3g"),
+            _number(row["samples_per_s"], ",.0f"),
+            _bytes(row["peak_memory_bytes"]),
+            *(_number(row[name], ".4g") for name in ends),
+        )
     return table
 
 

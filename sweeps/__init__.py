@@ -9,7 +9,7 @@ from sweeps.engine.sweep import Confirm, Sweep, SweepError
 from sweeps.search.space import choice, loguniform, quniform, randint, uniform
 
 if TYPE_CHECKING:
-    from sweeps.engine.cli import main
+    from sweeps.engine.cli import main, main_with_task
     from sweeps.engine.stages import run
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "choice",
     "loguniform",
     "main",
+    "main_with_task",
     "quniform",
     "randint",
     "run",
@@ -28,12 +29,11 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Loads what runs a sweep when it is first asked for."""
-    if name == "main":
-        from sweeps.engine.cli import main
+    if name not in _LAZY:
+        raise AttributeError(f"module 'sweeps' has no attribute {name!r}")
+    from importlib import import_module
 
-        return main
-    if name == "run":
-        from sweeps.engine.stages import run
+    return getattr(import_module(_LAZY[name]), name)
 
-        return run
-    raise AttributeError(f"module 'sweeps' has no attribute {name!r}")
+
+_LAZY = {"main": "sweeps.engine.cli", "main_with_task": "sweeps.engine.cli", "run": "sweeps.engine.stages"}

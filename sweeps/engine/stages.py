@@ -23,6 +23,7 @@ from sweeps.engine.resume import Past, find_run, read_past, task_digest
 from sweeps.engine.sweep import Sweep, SweepError
 from sweeps.search.checks import Unfinished, refuse
 from sweeps.search.plan import PlannedTrial, check_points, plan_confirm, plan_left_out, preview
+from sweeps.search.unsearched import given_configs
 from trainables.loading import TaskError, TaskSource, find_task
 from trainables.routes import DEFAULT
 from trainables.spec import Checkpoints, TrialSpec
@@ -57,7 +58,8 @@ def run(sweep: Sweep, console: Console | None = None) -> "Results":
             _refuse_used(sweep.storage, folder.name)  # by a driver that was quicker
         past = read_past(folder, sweep, source) if sweep.resume else Past()
         begun = f"goes on in {folder}, {len(past.ended)} trials done" if sweep.resume else f"results go to {folder}"
-        progress.say(f"sweep   {sweep.name}: {sweep.task}, {num_trials} trials; {begun}")
+        searched_for = f"{num_trials} trials" if num_trials else "no search"
+        progress.say(f"sweep   {sweep.name}: {sweep.task}, {searched_for}; {begun}")
         this = _Run(sweep, source, num_trials, first, past, Recorder(journal, progress, past.steps, past.begun))
         this.declare(past.metric or sweep.metric or "val_loss", past.mode if past.metric else sweep.mode or "min")
         with connected(sweep) as resources:
@@ -115,7 +117,7 @@ class _Run:
         sweep: what was declared.
         source: its task.
         num_trials: of the search, at most.
-        first: trial of the search, which the probe is made with.
+        first: trial of the search, or of what is confirmed without one; the probe is made with it.
         past: what was recorded before, where the run goes on.
         recorder: takes all that happens.
     """
@@ -148,7 +150,8 @@ class _Run:
                 folder = str(self.recorder.journal.folder.resolve() / CHECKPOINTS_DIR)
                 checkpoints = Checkpoints(folder, self.sweep.checkpoint_every_s, metric, mode)
                 endings = Endings(self.recorder, checkpoints, self.past.kept)
-                self._search(resources, workers, routes, endings)
+                if self.sweep.num_trials > 0:
+                    self._search(resources, workers, routes, endings)
         if self.sweep.stage == "confirm" and endings is not None:
             self._confirm(resources, routes, endings)
         self.declare(metric, mode, probed=True, ended_at=rows.now())
@@ -161,7 +164,7 @@ class _Run:
             return self.past.routes, self.past.metric, self.past.mode
         names = ladder_order(self.sweep.precisions)
         progress.stage("probe", len(names), f"a few steps in {', '.join(names)}")
-        workers.start(1 if self.sweep.stage == "probe" else min(self.num_trials, resources.slots))
+        workers.start(1 if self.sweep.stage == "probe" else max(1, min(self.num_trials, resources.slots)))
         spec = probe_spec(self.sweep, self.source, self.first, resources)
         results = run_probe(spec, names, self.sweep.fixed_route, resources, workers, self.recorder)
         for result in results:
@@ -209,7 +212,9 @@ class _Run:
             )
             return
         folder, ranks = self.recorder.journal.folder, endings.checkpoints
-        configs = winners(folder, ranks.metric, ranks.mode, self.sweep.confirm.top_k)
+        searches = self.sweep.num_trials > 0
+        top_k = self.sweep.confirm.top_k
+        configs = winners(folder, ranks.metric, ranks.mode, top_k) if searches else given_configs(self.sweep)
         if not configs:
             return
         used = {row["seed"] for row in searched(folder)}
@@ -221,8 +226,9 @@ class _Run:
         blocks = len({trial.block_id for trial in [*early, *late]})
         if not trials and not blocks:
             return
-        best = "the best configuration" if len(configs) == 1 else f"the {len(configs)} best configurations"
-        what = f"{best} again: {len(trials)} full runs and {blocks} timed pairs"
+        which = " best" if searches else ""
+        those = f"the{which} configuration" if len(configs) == 1 else f"the {len(configs)}{which} configurations"
+        what = f"{those}{' again' if searches else ''}: {len(trials)} full runs and {blocks} timed pairs"
         self.recorder.progress.stage("confirm", len(trials) + blocks, what)
         confirmation = Confirmation(self.source, self.sweep.budget, resources, routes, self.recorder, endings)
         confirmation.time_blocks(early, usable)
@@ -231,7 +237,7 @@ class _Run:
 
 
 def probe_spec(sweep: Sweep, source: TaskSource, first: PlannedTrial | None, resources: Resources) -> TrialSpec:
-    """The trial that the probe tries every precision on: the first configuration of the search."""
+    """The trial that the probe tries every precision on: the first configuration."""
     config, seed = (first.config, first.seed) if first else ({}, sweep.seed)
     return TrialSpec("probe", source, config, "", seed, sweep.budget, resources.num_cpus, resources.num_gpus)
 

@@ -9,7 +9,6 @@ from typing import Any, Literal
 from sweeps.engine.fields import BUDGET, CONFIRM, RESOURCES, TRIED, WHERE, about, documented, option, set_fields
 from sweeps.search.checks import (
     LEAST_SHARE,
-    MOST,
     MOST_RUNS,
     SweepError,
     folder_name,
@@ -26,6 +25,7 @@ from sweeps.search.domains import Domain, Scalar
 from sweeps.search.scheduler_names import SCHEDULERS, check_scheduler
 from sweeps.search.space import check_space, space_to_json
 from sweeps.search.successive_halving import MODES
+from sweeps.search.unsearched import check_unsearched
 from trainables.ladder import BASELINES, LADDER
 from trainables.routes import ROUTES
 from trainables.spec import Budget
@@ -92,7 +92,12 @@ class Sweep:
     )
     metric: str | None = option(None, TRIED, "what to rank by, as val_accuracy; else the task's first metric", "NAME")
     mode: Literal["max", "min"] | None = option(None, TRIED, "better is max or min; else min for val_loss", "max|min")
-    num_trials: int = option(32, BUDGET, "runs of the search: configurations times precisions", "N")
+    num_trials: int = option(
+        32,
+        BUDGET,
+        "runs of the search: configurations times precisions; 0 confirms points, or a space of constants",
+        "N",
+    )
     max_epochs: int | None = option(None, BUDGET, "epochs of a full run; 10 unless max_steps is given", "N")
     max_steps: int | None = option(None, BUDGET, "optimizer steps of a full run, instead of max_epochs", "N")
     report_every_steps: int | None = option(None, BUDGET, "steps between reports; else a tenth of max_steps", "N")
@@ -212,7 +217,6 @@ def _check_names(sweep: Sweep) -> dict[str, object]:
 
 def _check_counts(sweep: Sweep) -> dict[str, object]:
     remedies = {
-        "num_trials": "give the number of runs",
         "grace_period": "give a number of reports",
         "max_epochs": "give the epochs of a full run",
         "max_steps": "give the optimizer steps of a full run",
@@ -222,10 +226,13 @@ def _check_counts(sweep: Sweep) -> dict[str, object]:
     if given["max_epochs"] is None and given["max_steps"] is None:
         given["max_epochs"] = DEFAULT_EPOCHS
     counts: dict[str, object] = {
-        name: whole(name, value, at_least=1, at_most=MOST_RUNS if name == "num_trials" else MOST, remedy=remedies[name])
+        name: whole(name, value, at_least=1, remedy=remedies[name])
         for name, value in given.items()
-        if value is not None or name in ("num_trials", "grace_period")
+        if value is not None or name == "grace_period"
     }
+    counts["num_trials"] = whole(
+        "num_trials", sweep.num_trials, at_least=0, at_most=MOST_RUNS, remedy="give the number of runs"
+    )
     counts["seed"] = whole("seed", sweep.seed, at_least=0, remedy="give a seed such as 0")
     counts["reduction_factor"] = whole(
         "reduction_factor", sweep.reduction_factor, at_least=2, remedy="2, 3 and 4 are usual"
@@ -268,7 +275,10 @@ def _check_budget(sweep: Sweep) -> None:
 
 def _check_search(sweep: Sweep) -> None:
     check_scheduler(sweep)
-    check_searcher(sweep.searcher, sweep.space if sweep.points is None else None)
+    searches = sweep.num_trials > 0
+    check_searcher(sweep.searcher, sweep.space if searches and sweep.points is None else None)
+    if not searches:
+        check_unsearched(sweep)
 
 
 def _check_confirm(sweep: Sweep) -> None:

@@ -49,7 +49,7 @@ def test_defaults() -> None:
             {"precisions": ("bf16-mixed",)},
             "precisions: confirm needs a baseline .*add fp32, or stop before with",
         ),
-        ({"num_trials": 0}, "num_trials: must be a whole number of at least 1, got 0"),
+        ({"num_trials": -1}, "num_trials: must be a whole number of at least 0, got -1"),
         ({"num_trials": True}, "num_trials: "),
         ({"num_trials": 2.0}, "num_trials: "),
         ({"num_trials": None}, "num_trials: "),
