@@ -11,6 +11,7 @@ from sweeps.search.space import choice, loguniform, quniform, randint, uniform
 if TYPE_CHECKING:
     from sweeps.engine.cli import main, main_with_task
     from sweeps.engine.stages import run
+    from sweeps.notebook import tune_model
 
 __all__ = [
     "Confirm",
@@ -23,6 +24,7 @@ __all__ = [
     "quniform",
     "randint",
     "run",
+    "tune_model",
     "uniform",
 ]
 
@@ -36,4 +38,9 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(_LAZY[name]), name)
 
 
-_LAZY = {"main": "sweeps.engine.cli", "main_with_task": "sweeps.engine.cli", "run": "sweeps.engine.stages"}
+_LAZY = {
+    "main": "sweeps.engine.cli",
+    "main_with_task": "sweeps.engine.cli",
+    "run": "sweeps.engine.stages",
+    "tune_model": "sweeps.notebook",
+}

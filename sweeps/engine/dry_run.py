@@ -2,12 +2,12 @@
 
 from sweeps.engine.probe import ladder_order
 from sweeps.engine.resume import find_run
+from sweeps.engine.source import find_source
 from sweeps.engine.stages import run_folder
 from sweeps.engine.sweep import Sweep
 from sweeps.search.configurations import Configuration
 from sweeps.search.plan import PlannedTrial, check_points, follows_results, plan_search, preview
 from sweeps.search.unsearched import given_configs
-from trainables.loading import find_task
 
 
 def describe(sweep: Sweep) -> str:
@@ -19,7 +19,7 @@ def describe(sweep: Sweep) -> str:
     Raises:
         SweepError, TaskError: it could not run.
     """
-    find_task(sweep.task)
+    find_source(sweep.task)
     check_points(sweep)
     if sweep.resume:
         find_run(sweep)

@@ -13,6 +13,7 @@ from sweeps.engine.fields import BUDGET, CONFIRM, HYPERPARAMETERS, RESOURCES, TR
 from sweeps.engine.hyperparameter_flags import add_hyperparameters, flag_of
 from sweeps.engine.readers import READERS, read_parameter
 from sweeps.engine.sweep import Confirm, Sweep
+from sweeps.engine.task_field import task_name
 from sweeps.search.checks import SweepError, did_you_mean, refuse
 from sweeps.search.domains import Domain, Scalar
 from trainables.hyperparameters import RESERVED
@@ -34,14 +35,7 @@ _REWRITTEN = (
 )
 """What argparse says, as patterns, and the same in the words of the other errors."""
 
-SEARCH_ONLY = (
-    "num_trials",
-    "scheduler",
-    "grace_period",
-    "reduction_factor",
-    "searcher",
-    "confirm_top_k",
-)
+SEARCH_ONLY = ("num_trials", "scheduler", "grace_period", "reduction_factor", "searcher", "confirm_top_k")
 """Fields that say nothing where nothing is searched."""
 
 _HIGHEST_WIDTH = 110
@@ -141,7 +135,7 @@ def build_parser(
     if sweep is None:
         groups[TRIED].add_argument("task", metavar="TASK", help=_field_help(Sweep, "task"))
     if sweep is not None and takes_task:
-        about = f"{_field_help(Sweep, 'task')} (default: {sweep.task})"
+        about = f"{_field_help(Sweep, 'task')} (default: {task_name(sweep.task)})"
         groups[TRIED].add_argument("task", metavar="TASK", nargs="?", help=about)
         add_hyperparameters(groups[HYPERPARAMETERS])
     for flag in _flags(sweep):
@@ -222,6 +216,8 @@ def _shown(default: object) -> str:
         return ",".join(default)
     if isinstance(default, float):
         return f"{default:g}"
+    if callable(default):
+        return task_name(default)
     return str(default) if isinstance(default, str | int) else type(default).__name__
 
 
@@ -233,7 +229,7 @@ def _describe(sweep: Sweep | None) -> str:
     if sweep is None:
         return "Sweeps precisions and hyperparameters of a task, confirms the winners and gives verdicts."
     space = "\n".join(f"  {name}={value}" for name, value in sweep.space.items()) or "  (empty)"
-    return f"The sweep {sweep.name!r} over {sweep.task}, with the space\n{space}".replace("%", "%%")
+    return f"The sweep {sweep.name!r} over {task_name(sweep.task)}, with the space\n{space}".replace("%", "%%")
 
 
 def parse_known(parser: argparse.ArgumentParser, argv: Sequence[str]) -> dict[str, Any]:

@@ -20,11 +20,12 @@ from sweeps.engine.probe import ladder_order, run_probe
 from sweeps.engine.progress import Progress
 from sweeps.engine.recorder import Recorder
 from sweeps.engine.resume import Past, find_run, read_past, task_digest
+from sweeps.engine.source import find_source
 from sweeps.engine.sweep import Sweep, SweepError
 from sweeps.search.checks import Unfinished, refuse
 from sweeps.search.plan import PlannedTrial, check_points, plan_confirm, plan_left_out, preview
 from sweeps.search.unsearched import given_configs
-from trainables.loading import TaskError, TaskSource, find_task
+from trainables.loading import TaskError, TaskSource
 from trainables.routes import DEFAULT
 from trainables.spec import Checkpoints, TrialSpec
 
@@ -47,7 +48,7 @@ def run(sweep: Sweep, console: Console | None = None) -> "Results":
         SweepError, TaskError: bad input; nothing was trained.
         Unfinished: the sweep could not go on; what it measured so far is kept.
     """
-    source = find_task(sweep.task)
+    task = find_source(sweep.task)
     # Bad points and searchers that do not work are found out before Ray starts.
     num_trials, first = preview(sweep, ladder_order(sweep.precisions))
     check_points(sweep)
@@ -56,10 +57,11 @@ def run(sweep: Sweep, console: Console | None = None) -> "Results":
     with Journal(folder) as journal, _unless_refused(journal), Progress(console or Console()) as progress:
         if journal.is_used and not sweep.resume:
             _refuse_used(sweep.storage, folder.name)  # by a driver that was quicker
-        past = read_past(folder, sweep, source) if sweep.resume else Past()
+        past = read_past(folder, sweep, task.source) if sweep.resume else Past()
+        source = task.kept_in(folder)
         begun = f"goes on in {folder}, {len(past.ended)} trials done" if sweep.resume else f"results go to {folder}"
         searched_for = f"{num_trials} trials" if num_trials else "no search"
-        progress.say(f"sweep   {sweep.name}: {sweep.task}, {searched_for}; {begun}")
+        progress.say(f"sweep   {sweep.name}: {source.name}, {searched_for}; {begun}")
         this = _Run(sweep, source, num_trials, first, past, Recorder(journal, progress, past.steps, past.begun))
         this.declare(past.metric or sweep.metric or "val_loss", past.mode if past.metric else sweep.mode or "min")
         with connected(sweep) as resources:

@@ -2,11 +2,13 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from sweeps.engine.confirm_fields import Confirm
 from sweeps.engine.fields import BUDGET, CONFIRM, RESOURCES, TRIED, WHERE, about, documented, option, set_fields
+from sweeps.engine.task_field import check_task, task_name
 from sweeps.search.checks import (
     LEAST_SHARE,
     MOST_RUNS,
@@ -48,37 +50,13 @@ DEFAULT_REPORTS = 10
 
 @documented
 @dataclass(frozen=True)
-class Confirm:
-    """How the winners of the search are confirmed."""
-
-    top_k: int = option(1, CONFIRM, "best configurations of each precision, to run again in all precisions", "N")
-    num_seeds: int = option(6, CONFIRM, "new seeds, and so pairs, of each configuration", "N")
-    target_speedup: float = option(1.5, CONFIRM, "speed-up over the baseline that a PASS has to reach, e.g. 1.5", "X")
-    margin: float = option(0.01, CONFIRM, "loss of metric that is acceptable, in the metric's own units", "X")
-
-    def __post_init__(self) -> None:
-        """Validates and normalizes the fields."""
-        seeds_remedy = "6 or more give a useful interval"
-        checked = {
-            "top_k": whole(
-                "confirm.top_k", self.top_k, at_least=1, at_most=MOST_RUNS, remedy="1 confirms each precision's best"
-            ),
-            "num_seeds": whole("confirm.num_seeds", self.num_seeds, at_least=1, at_most=MOST_RUNS, remedy=seeds_remedy),
-            "target_speedup": number(
-                "confirm.target_speedup", self.target_speedup, above=0, remedy="give a ratio such as 1.5"
-            ),
-            "margin": number("confirm.margin", self.margin, at_least=0, remedy="0.01 accepts the loss of one point"),
-        }
-        set_fields(self, checked)
-
-
-@documented
-@dataclass(frozen=True)
 class Sweep:
     """One sweep: a task, a search space, precisions, a budget, and what to confirm."""
 
     name: str = field(metadata=about(TRIED, "name of the sweep", "NAME"))
-    task: str = field(metadata=about(TRIED, "what is fine-tuned: module:function or path/to/file.py:function", "TASK"))
+    task: str | Callable[[dict[str, Any]], Any] = field(
+        metadata=about(TRIED, "what is fine-tuned: module:function or path/to/file.py:function", "TASK")
+    )
     space: Mapping[str, Domain | Scalar] = field(
         metadata=about(
             TRIED,
@@ -181,6 +159,7 @@ class Sweep:
         return {
             "schema": SCHEMA,
             **declared,
+            "task": task_name(self.task),
             "space": space_to_json(self.space),
             "precisions": list(self.precisions),
             "baselines": list(self.baselines),
@@ -196,10 +175,7 @@ def _name_of(choice: object) -> str:
 
 
 def _check_names(sweep: Sweep) -> dict[str, object]:
-    task_remedy = "write module:function or path/to/file.py:function"
-    source, _, function = text("task", sweep.task, task_remedy).rpartition(":")
-    if not source or not function.isidentifier():
-        refuse("task", "must name a function of a module or file", sweep.task, task_remedy)
+    check_task(sweep.task)
     storage, points = (
         os.fspath(each) if isinstance(each, os.PathLike) else each for each in (sweep.storage, sweep.points)
     )
