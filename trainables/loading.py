@@ -41,6 +41,7 @@ class TaskSource:
         directory: the driver's working directory, importable from on workers that have it.
         pickled: the file that holds the function itself, where it was given as one.
         digest: fingerprint of that function.
+        search_path: folders that the driver imports from, where what that function refers to may lie.
     """
 
     name: str
@@ -51,6 +52,7 @@ class TaskSource:
     directory: str = ""
     pickled: str | None = None
     digest: str | None = None
+    search_path: tuple[str, ...] = ()
 
 
 def find_task(name: str, directory: Path | None = None) -> TaskSource:
@@ -131,7 +133,8 @@ def load_function(source: TaskSource) -> Callable[[Mapping[str, Any]], Any]:
     Raises:
         TaskError: its module raises while it is imported, or has no such function.
     """
-    _importable_from(source.directory)
+    for directory in (source.directory, *source.search_path):
+        _importable_from(directory)
     if source.pickled is not None:
         return _pickled_function(source, source.pickled)
     try:

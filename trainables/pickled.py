@@ -2,13 +2,14 @@
 
 import functools
 import os
+import sys
 import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from trainables.fingerprint import fingerprint, reached_by
-from trainables.loading import TaskError, TaskSource, describe
+from trainables.loading import TaskError, TaskSource
 from trainables.spec import PICKLE_FILE
 
 
@@ -17,7 +18,7 @@ def pickle_task(build: Callable[[dict[str, Any]], Any]) -> tuple[TaskSource, byt
 
     Args:
         build: from a trial's configuration to a ``Task``. What it refers to goes with it, but for what importable
-            modules define: those a worker imports, from the working directory, too.
+            modules define: those a worker imports, from the folders that this process imports from.
 
     Raises:
         TaskError: something that goes with it cannot be pickled; the message names it.
@@ -27,12 +28,11 @@ def pickle_task(build: Callable[[dict[str, Any]], Any]) -> tuple[TaskSource, byt
     try:
         content, digest = cloudpickle.dumps(build), fingerprint(build)
     except Exception as error:
-        raise TaskError(
-            f"task: must hold only what can be pickled, got {_culprit(build) or name_of(build)} ({describe(error)}); "
-            "make or open it inside of the function"
-        ) from error
-    source = TaskSource(name_of(build), "", digest=digest, directory=str(Path.cwd()))
-    return source, content
+        what = f"{_culprit(build) or name_of(build)} ({type(error).__name__}: {error})"
+        remedy = "make or open it inside of the function"
+        raise TaskError(f"task: must refer only to what can be pickled, got {what}; {remedy}") from error
+    path = tuple(folder for folder in sys.path if Path(folder).is_absolute() and Path(folder).is_dir())
+    return TaskSource(name_of(build), "", digest=digest, directory=str(Path.cwd()), search_path=path), content
 
 
 def name_of(build: object) -> str:
@@ -58,7 +58,7 @@ def _culprit(value: Any, depth: int = 5) -> str | None:
     for name, part in _parts(value).items():
         if part is not value and not _can_be_pickled(part):
             inner = _culprit(part, depth - 1) if depth else None
-            return f"{inner} of {name}" if inner else f"{name}, a {type(part).__name__},"
+            return f"{inner} of {name}" if inner else f"the {type(part).__name__} {name}"
     return None
 
 
