@@ -98,7 +98,7 @@ def test_defaults() -> None:
         ({"task": ":build"}, "task: must name a function"),
         ({"task": "digits:"}, "task: must name a function"),
         ({"task": "digits:2x"}, "task: must name a function"),
-        ({"task": print}, "task: "),
+        ({"task": 3}, "task: "),
         ({"cpus_per_trial": 0}, "cpus_per_trial: must be a finite number of at least 0.0001"),
         ({"cpus_per_trial": None}, "cpus_per_trial: "),
         ({"gpus_per_trial": -0.5}, "gpus_per_trial: must be a finite number of at least 0"),
