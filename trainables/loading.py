@@ -5,6 +5,7 @@ import functools
 import hashlib
 import importlib
 import importlib.util
+import os
 import pickle
 import sys
 import traceback
@@ -41,7 +42,8 @@ class TaskSource:
         directory: the driver's working directory, importable from on workers that have it.
         pickled: the file that holds the function itself, where it was given as one.
         digest: fingerprint of that function.
-        search_path: folders that the driver imports from, where what that function refers to may lie.
+        search_path: folders that the driver imports from, as in ``PYTHONPATH``: what that function refers to may lie
+            in one of them.
     """
 
     name: str
@@ -52,7 +54,7 @@ class TaskSource:
     directory: str = ""
     pickled: str | None = None
     digest: str | None = None
-    search_path: tuple[str, ...] = ()
+    search_path: str = ""
 
 
 def find_task(name: str, directory: Path | None = None) -> TaskSource:
@@ -133,7 +135,7 @@ def load_function(source: TaskSource) -> Callable[[Mapping[str, Any]], Any]:
     Raises:
         TaskError: its module raises while it is imported, or has no such function.
     """
-    for directory in (source.directory, *source.search_path):
+    for directory in (source.directory, *source.search_path.split(os.pathsep)):
         _importable_from(directory)
     if source.pickled is not None:
         return _pickled_function(source, source.pickled)

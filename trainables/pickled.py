@@ -31,7 +31,7 @@ def pickle_task(build: Callable[[dict[str, Any]], Any]) -> tuple[TaskSource, byt
         what = f"{_culprit(build) or name_of(build)} ({type(error).__name__}: {error})"
         remedy = "make or open it inside of the function"
         raise TaskError(f"task: must refer only to what can be pickled, got {what}; {remedy}") from error
-    path = tuple(folder for folder in sys.path if Path(folder).is_absolute() and Path(folder).is_dir())
+    path = os.pathsep.join(folder for folder in sys.path if Path(folder).is_absolute() and Path(folder).is_dir())
     return TaskSource(name_of(build), "", digest=digest, directory=str(Path.cwd()), search_path=path), content
 
 
