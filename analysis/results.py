@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from analysis.arms import arms
 from analysis.frames import history_frame, timings_frame, trials_frame
 from analysis.journal import read_journal
 from analysis.schema import EXAMPLES_DIR, refuse
@@ -39,6 +40,12 @@ class Results:
     def verdicts(self) -> pd.DataFrame:
         """A row for every (device, baseline, precision, configuration) confirmed, and the rows of the best ones."""
         return pd.concat([self._verdicts_of(sweep) for sweep in self.sweeps], ignore_index=True)
+
+    @cached_property
+    def arms(self) -> pd.DataFrame:
+        """A row for every (device, configuration, precision) confirmed: its route, time, memory, loss and metric."""
+        parts = [arms(self._of(self.trials, s), self._of(self.timings, s), s) for s in self.sweeps]
+        return pd.concat(parts, ignore_index=True)
 
     def examples(self, trial_id: str, sweep: str | None = None) -> "NDArray[np.float64] | None":
         """The metric per validation example of a trial of the confirm stage.

@@ -170,6 +170,23 @@ TIMING_COLUMNS: Final = {
 }
 """Columns of `timings` (a row per block and arm) -> pandas dtype; ``window_ms`` is a list of floats."""
 
+ARM_COLUMNS: Final = {
+    "sweep": "string",
+    "device": "string",
+    "config_id": "string",
+    "precision": "string",
+    "route": "string",
+    "num_timed": "Int64",
+    "step_ms": "float64",
+    "samples_per_s": "float64",
+    "peak_memory_bytes": "Int64",
+    "num_runs": "Int64",
+    "val_loss": "float64",
+    "metric": "string",
+    "value": "float64",
+}
+"""Columns of `arms` (a row per confirmed configuration and precision) -> pandas dtype."""
+
 VERDICT_COLUMNS: Final = {
     "sweep": "string",
     "device": "string",

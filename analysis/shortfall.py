@@ -24,7 +24,7 @@ def shortfall(results: Results) -> str | None:
         return f"no precision can be used here: {commonest_end(probed)}"
     if sweep.get("stage") == "probe":
         return None
-    if not searched["status"].isin(_MEASURED).any():
+    if sweep.get("num_trials") != 0 and not searched["status"].isin(_MEASURED).any():
         return f"no trial completed: {commonest_end(searched)}"
     if sweep.get("stage") != "confirm" or sweep.get("confirm") is None:
         return None

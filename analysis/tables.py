@@ -1,15 +1,14 @@
 """The results as text for a terminal or a log: verdicts and reasons, a summary, what was left out and what failed."""
 
 from collections import Counter
-from typing import Any
 
-import pandas as pd
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from analysis import cells
 from analysis.baselines import FIGURES, baselines, side_by_side
+from analysis.cells import Row
 from analysis.results import Results
 from analysis.schema import ResultsError
 from analysis.words import difference
@@ -17,8 +16,6 @@ from analysis.words import difference
 VERDICT_STYLES = {"PASS": "bold green", "FAIL": "bold red", "UNDERPOWERED": "bold yellow", "INVALID": "bold magenta"}
 
 _FAILURES = ("diverged", "out_of_memory", "errored", "precision_mismatch", "lost")
-
-Row = dict[str, Any]
 
 
 def print_report(results: Results, console: Console) -> None:
@@ -40,6 +37,7 @@ def print_report(results: Results, console: Console) -> None:
         )
     else:
         console.print("\nNo verdict: nothing was confirmed.")
+    _print_part(console, "Arms", arms_table(results), "As confirmed: medians of timed blocks, means of full runs.")
     _print_best(results, console)
     note = "The search's trials of the same configuration and seed in both precisions, at the same report."
     _print_part(console, "Do the best hyperparameters carry over?", interaction_table(results), note)
@@ -51,20 +49,20 @@ def print_report(results: Results, console: Console) -> None:
 def verdict_table(results: Results) -> Table:
     """A row for every verdict, numbered as in `reasons`; each figure with its interval below it."""
     metrics = {sweep["metric"] for sweep in results.sweeps}
-    where = _where(results.verdicts)
-    table = _table("#")
+    where = cells.where(results.verdicts)
+    table = cells.grid("#")
     for name in ("verdict", "precision"):
         table.add_column(name, no_wrap=True)
     for name in (*where, "config"):
         table.add_column(name, overflow="fold")
-    _add_numbers(table, "speed-up", metrics.pop() if len(metrics) == 1 else "metric", "memory")
-    for number, row in enumerate(_rows(results.verdicts), 1):
+    cells.add_numbers(table, "speed-up", metrics.pop() if len(metrics) == 1 else "metric", "memory")
+    for number, row in enumerate(cells.rows(results.verdicts), 1):
         places = [row[name] for name in where]
         verdict = _verdict(row).append(
             f"\n{row['num_pairs']} {'pair' if row['num_pairs'] == 1 else 'pairs'}", "not bold"
         )
         arms = Text(f"{row['precision']}\nagainst {row['baseline']}")
-        _add_row(table, str(number), verdict, arms, *places, row["config_id"], *_figures(row))
+        cells.add_row(table, str(number), verdict, arms, *places, row["config_id"], *_figures(row))
     return table
 
 
@@ -73,25 +71,27 @@ def reasons(results: Results) -> Table:
     table = Table.grid(padding=(0, 1, 0, 0))
     table.add_column(justify="right", no_wrap=True)
     table.add_column(overflow="fold")
-    for number, row in enumerate(_rows(results.verdicts), 1):
+    for number, row in enumerate(cells.rows(results.verdicts), 1):
         arms = f"{row['precision']} against {row['baseline']}, {row['config_id']}: "
         # The reason of a comparison of different configurations names them, and so the arms, itself.
         named = row["reason"].startswith("Best ")
-        _add_row(table, str(number), Text.assemble(_verdict(row), " ", "" if named else arms, row["reason"]))
+        cells.add_row(table, str(number), Text.assemble(_verdict(row), " ", "" if named else arms, row["reason"]))
     return table
 
 
 def baselines_table(results: Results) -> Table:
     """The speed of each precision against every baseline side by side; no row where there is but one."""
     names = baselines(results.verdicts)
-    table = _table()
-    for name in ("precision", *_where(results.verdicts), "config"):
+    table = cells.grid()
+    for name in ("precision", *cells.where(results.verdicts), "config"):
         table.add_column(name, overflow="fold")
-    _add_numbers(table, *(f"against {name}" for name in names))
-    for row in _rows(side_by_side(results.verdicts)) if len(names) > 1 else []:
-        places = [row[name] for name in _where(results.verdicts)]
-        speeds = [[_number(row[f"{figure}/{name}"], ".2f") for figure in FIGURES] for name in names]
-        _add_row(table, row["precision"], *places, row["config_id"], *(_with_range(*speed) for speed in speeds))
+    cells.add_numbers(table, *(f"against {name}" for name in names))
+    for row in cells.rows(side_by_side(results.verdicts)) if len(names) > 1 else []:
+        places = [row[name] for name in cells.where(results.verdicts)]
+        speeds = [[cells.number(row[f"{figure}/{name}"], ".2f") for figure in FIGURES] for name in names]
+        cells.add_row(
+            table, row["precision"], *places, row["config_id"], *(cells.with_range(*speed) for speed in speeds)
+        )
     return table
 
 
@@ -99,14 +99,39 @@ def interaction_table(results: Results) -> Table:
     """Whether the best value of each hyperparameter stays the best in another precision."""
     found = results.interaction()
     names = (["sweep"] if found["sweep"].nunique() > 1 else []) + ["hyperparameter"]
-    table = _table(*names, "precision")
-    _add_numbers(table, "configs", "best", "rank corr.")
+    table = cells.grid(*names, "precision")
+    cells.add_numbers(table, "configs", "best", "rank corr.")
     table.add_column("conclusion", overflow="fold")
-    for row in _rows(found):
-        best = f"{_short(row['best_in_precision'])}\n{_short(row['best_in_baseline'])}"
-        correlation = _with_range(*(_number(row[f"rank_correlation{end}"], ".2f") for end in ("", "_low", "_high")))
-        places = [*(_text(row[name]) for name in names), f"{row['precision']}\n{row['baseline']}"]
-        _add_row(table, *places, str(row["num_configs"]), best, correlation, f"{row['conclusion']}: {row['reason']}")
+    for row in cells.rows(found):
+        best = f"{cells.short(row['best_in_precision'])}\n{cells.short(row['best_in_baseline'])}"
+        correlation = cells.with_range(
+            *(cells.number(row[f"rank_correlation{end}"], ".2f") for end in ("", "_low", "_high"))
+        )
+        places = [*(cells.text(row[name]) for name in names), f"{row['precision']}\n{row['baseline']}"]
+        cells.add_row(
+            table, *places, str(row["num_configs"]), best, correlation, f"{row['conclusion']}: {row['reason']}"
+        )
+    return table
+
+
+def arms_table(results: Results) -> Table:
+    """What each confirmed precision came to: the kernel route that it took, its time, memory, loss and metric."""
+    arms = results.arms
+    metrics = set(arms["metric"])
+    names = [*cells.where(arms), *(["config_id"] if arms["config_id"].nunique() > 1 else []), "precision", "route"]
+    ends = ["value"] if metrics == {"val_loss"} else ["val_loss", "value"]
+    table = cells.grid(*(name.removesuffix("_id") for name in names))
+    metric = metrics.pop() if len(metrics) == 1 else "metric"
+    cells.add_numbers(table, "step ms", "samples/s", "memory", *ends[:-1], metric)
+    for row in cells.rows(arms):
+        cells.add_row(
+            table,
+            *(cells.text(row[name]) for name in names),
+            cells.number(row["step_ms"], ".3g"),
+            cells.number(row["samples_per_s"], ",.0f"),
+            cells.size(row["peak_memory_bytes"]),
+            *(cells.number(row[name], ".4g") for name in ends),
+        )
     return table
 
 
@@ -114,19 +139,19 @@ def summary_table(results: Results, by: str = "precision") -> Table:
     """The exploratory figures of `Results.summary`, medians over the trials of a group."""
     metrics = {sweep["run_name"]: sweep["metric"] for sweep in results.sweeps}
     summary = results.summary(by)
-    table = _table(*(["sweep"] if "sweep" in summary and by != "sweep" else []), by)
-    _add_numbers(table, "trials", "done", "pruned", "failed", "samples/s", "memory", "best", "median")
-    for row in _rows(summary):
+    table = cells.grid(*(["sweep"] if "sweep" in summary and by != "sweep" else []), by)
+    cells.add_numbers(table, "trials", "done", "pruned", "failed", "samples/s", "memory", "best", "median")
+    for row in cells.rows(summary):
         metric = metrics[row["sweep"]] if "sweep" in row else results.sweeps[0]["metric"]
         failed = sum(row[f"num_{status}"] for status in _FAILURES)
-        _add_row(
+        cells.add_row(
             table,
-            *(_text(row[str(column.header)]) for column in table.columns if column.header in ("sweep", by)),
+            *(cells.text(row[str(column.header)]) for column in table.columns if column.header in ("sweep", by)),
             *(str(num) for num in (row["num_trials"], row["num_completed"], row["num_pruned"], failed)),
-            _number(row["samples_per_s"], ",.0f" if row["samples_per_s"] >= 100 else ".3g"),
-            _bytes(row["peak_memory_bytes"]),
-            _number(row[f"best_{metric}"], ".4g"),
-            _number(row[f"median_{metric}"], ".4g"),
+            cells.number(row["samples_per_s"], ",.0f" if row["samples_per_s"] >= 100 else ".3g"),
+            cells.size(row["peak_memory_bytes"]),
+            cells.number(row[f"best_{metric}"], ".4g"),
+            cells.number(row[f"median_{metric}"], ".4g"),
         )
     return table
 
@@ -135,10 +160,12 @@ def left_out_table(results: Results) -> Table:
     """The precisions that the probe left out, and why."""
     trials = results.trials
     left_out = trials[(trials["stage"] == "probe") & ~trials["status"].isin(["completed", "running"])]
-    table = _table("precision", *_where(trials), "status", "reason")
-    for row in _rows(left_out):
-        places = (_text(row[name]) for name in _where(trials))
-        _add_row(table, _text(row["precision"]), *places, _words(row["status"]), _text(row["status_reason"]))
+    table = cells.grid("precision", *cells.where(trials), "status", "reason")
+    for row in cells.rows(left_out):
+        places = (cells.text(row[name]) for name in cells.where(trials))
+        cells.add_row(
+            table, cells.text(row["precision"]), *places, cells.words(row["status"]), cells.text(row["status_reason"])
+        )
     return table
 
 
@@ -146,36 +173,36 @@ def print_probe(results: Results, console: Console) -> None:
     """Print what the probe found: a row for every precision, and why some are left out, as sentences."""
     console.print(Text("\nProbe", "bold"))
     console.print(probe_table(results))
-    for row in _rows(results.trials[results.trials["stage"] == "probe"]):
+    for row in cells.rows(results.trials[results.trials["stage"] == "probe"]):
         console.print(Text(f"{row['precision']}: {_route(row)}"), soft_wrap=True)
 
 
 def _route(row: Row) -> str:
     """By which kernels a precision was probed, or why it is left out."""
     if row["status"] != "completed":
-        return f"{_words(row['status'])}, {row['status_reason']}"
-    default = f", {row['default_step_ms']:.3g} ms by the default one" if _known(row["default_step_ms"]) else ""
-    kernel = f" ({row['kernel']})" if _known(row["kernel"]) else ""
+        return f"{cells.words(row['status'])}, {row['status_reason']}"
+    default = f", {row['default_step_ms']:.3g} ms by the default one" if cells.known(row["default_step_ms"]) else ""
+    kernel = f" ({row['kernel']})" if cells.known(row["kernel"]) else ""
     return f"{row['step_ms']:.3g} ms a step by the route {row['route']}{default}{kernel}"
 
 
 def probe_table(results: Results) -> Table:
     """A row for every precision probed: usable or not, what a step really ran in, its time and memory."""
     probed = results.trials[results.trials["stage"] == "probe"]
-    table = _table(*_where(probed))
+    table = cells.grid(*cells.where(probed))
     for name in ("precision", "usable", "effective"):
         table.add_column(name, no_wrap=True)
-    _add_numbers(table, "share", "step ms", "samples/s", "memory")
-    for row in _rows(probed):
+    cells.add_numbers(table, "share", "step ms", "samples/s", "memory")
+    for row in cells.rows(probed):
         table.add_row(
-            *(_text(row[name]) for name in _where(probed)),
-            _text(row["precision"]),
-            "yes" if row["status"] == "completed" else f"no, {_words(row['status'])}",
-            _text(row["effective_precision"]),
-            _number(row["effective_share"], ".0%"),
-            _number(row["step_ms"], ".3g"),
-            _number(row["samples_per_s"], ",.0f"),
-            _bytes(row["peak_memory_bytes"]),
+            *(cells.text(row[name]) for name in cells.where(probed)),
+            cells.text(row["precision"]),
+            "yes" if row["status"] == "completed" else f"no, {cells.words(row['status'])}",
+            cells.text(row["effective_precision"]),
+            cells.number(row["effective_share"], ".0%"),
+            cells.number(row["step_ms"], ".3g"),
+            cells.number(row["samples_per_s"], ",.0f"),
+            cells.size(row["peak_memory_bytes"]),
         )
     return table
 
@@ -186,12 +213,14 @@ def failures_table(results: Results) -> Table:
     runs = trials[(trials["stage"] != "probe") & trials["status"].isin(_FAILURES)]
     blocks = timings[timings["status"] != "completed"].drop_duplicates(["sweep", "device", "block_id"])
     kinds = ["stage", "precision", "status", "status_reason"]
-    failed = _rows(runs[kinds]) + _rows(blocks.assign(stage="timing", precision="all")[kinds])
-    table = _table("stage", "precision", "status")
-    _add_numbers(table, "runs")
+    failed = cells.rows(runs[kinds]) + cells.rows(blocks.assign(stage="timing", precision="all")[kinds])
+    table = cells.grid("stage", "precision", "status")
+    cells.add_numbers(table, "runs")
     table.add_column("reason", overflow="fold")
-    for (stage, precision, status, reason), num in Counter(tuple(map(_text, row.values())) for row in failed).items():
-        _add_row(table, stage, precision, _words(status), str(num), reason)
+    for (stage, precision, status, reason), num in Counter(
+        tuple(map(cells.text, row.values())) for row in failed
+    ).items():
+        cells.add_row(table, stage, precision, cells.words(status), str(num), reason)
     return table
 
 
@@ -202,7 +231,7 @@ def _heading(results: Results, sweep: Row) -> Text:
     devices = f" on {' and '.join(where)}" if len(where) else ""
     what = f", {sweep['metric']} ({sweep['mode']}){devices}, {ends.sum()} trials"
     text = Text.assemble((str(sweep["run_name"]), "bold"), what)
-    text.append(f": {', '.join(f'{num} {_words(str(end))}' for end, num in ends.items())}" if len(ends) else "")
+    text.append(f": {', '.join(f'{num} {cells.words(str(end))}' for end, num in ends.items())}" if len(ends) else "")
     confirm = sweep.get("confirm")
     if confirm:
         text.append(f"\nA PASS must show {confirm['target_speedup']:g}x the speed, ")
@@ -230,32 +259,6 @@ def _print_best(results: Results, console: Console) -> None:
     console.print(text)
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, header_style="bold")
-    for name in columns:
-        table.add_column(name, overflow="fold")
-    return table
-
-
-def _add_row(table: Table, *cells: str | Text) -> None:
-    """Add a row in which square brackets are just that, not rich's markup: reasons come from anywhere."""
-    table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells))
-
-
-def _add_numbers(table: Table, *columns: str) -> None:
-    for name in columns:
-        table.add_column(name, justify="right", no_wrap=True)
-
-
-def _rows(table: pd.DataFrame) -> list[Row]:
-    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
-
-
-def _where(table: pd.DataFrame) -> list[str]:
-    """The columns that say where a row is from, as far as they differ."""
-    return [name for name in ("sweep", "device") if table[name].nunique() > 1]
-
-
 def _verdict(row: Row) -> Text:
     return Text(row["verdict"], VERDICT_STYLES[row["verdict"]])
 
@@ -263,44 +266,9 @@ def _verdict(row: Row) -> Text:
 def _figures(row: Row) -> tuple[str, str, str]:
     """Speed-up, difference of the metric and memory ratio, the first two over their intervals."""
     deltas = ("metric_delta", "metric_delta_low", "metric_delta_high")
-    low, high = (_number(row[name], ".2f") for name in ("speedup_low", "speedup_high"))
-    speed = _with_range(_number(row["speedup"], ".2f", "x"), low, high)
-    delta = _with_range(*(difference(row[name], row["margin"]) if _known(row[name]) else _NONE for name in deltas))
-    return speed, delta, _number(row["memory_ratio"], ".2f", "x")
-
-
-def _with_range(value: str, low: str, high: str) -> str:
-    return value if low == _NONE else f"{value}\n{low} to {high}"
-
-
-_NONE = "-"
-"""How a missing value is shown."""
-
-
-def _known(value: Any) -> bool:
-    return not pd.isna(value)
-
-
-def _text(value: Any) -> str:
-    return str(value) if _known(value) else _NONE
-
-
-def _words(status: Any) -> str:
-    return _text(status).replace("_", " ")
-
-
-def _number(value: Any, spec: str, unit: str = "") -> str:
-    return f"{value:{spec}}{unit}" if _known(value) else _NONE
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else _text(value)
-
-
-def _bytes(value: Any) -> str:
-    if not _known(value):
-        return _NONE
-    for unit, size in (("GiB", 2**30), ("MiB", 2**20)):
-        if value >= size:
-            return f"{value / size:.1f} {unit}"
-    return f"{value / 2**10:.0f} KiB"
+    low, high = (cells.number(row[name], ".2f") for name in ("speedup_low", "speedup_high"))
+    speed = cells.with_range(cells.number(row["speedup"], ".2f", "x"), low, high)
+    delta = cells.with_range(
+        *(difference(row[name], row["margin"]) if cells.known(row[name]) else cells.NONE for name in deltas)
+    )
+    return speed, delta, cells.number(row["memory_ratio"], ".2f", "x")

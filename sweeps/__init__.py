@@ -9,8 +9,9 @@ from sweeps.engine.sweep import Confirm, Sweep, SweepError
 from sweeps.search.space import choice, loguniform, quniform, randint, uniform
 
 if TYPE_CHECKING:
-    from sweeps.engine.cli import main
+    from sweeps.engine.cli import main, main_with_task
     from sweeps.engine.stages import run
+    from sweeps.notebook import tune_model
 
 __all__ = [
     "Confirm",
@@ -19,21 +20,27 @@ __all__ = [
     "choice",
     "loguniform",
     "main",
+    "main_with_task",
     "quniform",
     "randint",
     "run",
+    "tune_model",
     "uniform",
 ]
 
 
 def __getattr__(name: str) -> Any:
     """Loads what runs a sweep when it is first asked for."""
-    if name == "main":
-        from sweeps.engine.cli import main
+    if name not in _LAZY:
+        raise AttributeError(f"module 'sweeps' has no attribute {name!r}")
+    from importlib import import_module
 
-        return main
-    if name == "run":
-        from sweeps.engine.stages import run
+    return getattr(import_module(_LAZY[name]), name)
 
-        return run
-    raise AttributeError(f"module 'sweeps' has no attribute {name!r}")
+
+_LAZY = {
+    "main": "sweeps.engine.cli",
+    "main_with_task": "sweeps.engine.cli",
+    "run": "sweeps.engine.stages",
+    "tune_model": "sweeps.notebook",
+}

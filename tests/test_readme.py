@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from analysis import load
+from sweeps import Sweep
+from sweeps.engine import stages
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -23,7 +25,7 @@ EXIT_CODES = {"ampsweep report runs/quick --require-pass bf16-mixed": {0, 3}}
 
 def test_commands_were_found():
     assert len(COMMANDS) >= 10
-    assert len(PYTHON) == 4
+    assert len(PYTHON) == 5
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("make ")])
@@ -62,6 +64,8 @@ def test_every_other_command_runs_in_its_order(ray_address: str, tmp_path: Path)
                 "--precisions",
                 "fp32,bf16-mixed",
             ]
+        if "sweeps.amp_speedup" in words:  # tests/sweeps/test_unsearched.py runs it to its end
+            words += ["--dry-run"]
         done = subprocess.run(
             words,
             cwd=tmp_path,
@@ -90,6 +94,21 @@ def check_own_task(folder: Path) -> None:
     words = [str(Path(sys.executable).parent / "ampsweep"), "report", "runs/mine"]
     report = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=True)
     assert results.verdicts["verdict"].iloc[0] in report.stdout
+
+
+def test_the_notebook_s_call_comes_as_far_as_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A search like it runs to its end in tests/sweeps/test_notebook.py."""
+
+    def started(sweep: Sweep) -> None:
+        raise InterruptedError(sweep.name)
+
+    monkeypatch.setattr(stages, "connected", started)
+    monkeypatch.chdir(tmp_path)
+    (program,) = (source for source in PYTHON if "tune_model" in source)
+    with pytest.raises(InterruptedError, match="tune_model"):
+        exec(program, {"__name__": "__main__"})
+    (run,) = (tmp_path / "runs").iterdir()
+    assert (run / "task.pkl").stat().st_size > 1024 * 16 * 4
 
 
 @pytest.mark.parametrize("link", re.findall(r"\]\(([^)#]+)\)", README))

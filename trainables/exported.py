@@ -1,5 +1,6 @@
 """An exported trial: its folder's files, and its model loaded back from them."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,29 +10,36 @@ from torch import nn
 
 from trainables.isolation import seed_everything
 from trainables.ladder import LADDER
-from trainables.loading import TaskError, build_task, find_task
-from trainables.spec import EXPORT_FILE, TASK_FILE, WEIGHTS_FILE
+from trainables.loading import TaskError, TaskSource, build_task, find_task
+from trainables.spec import EXPORT_FILE, PICKLE_FILE, TASK_FILE, WEIGHTS_FILE
 
 
 def load_exported(folder: str | Path) -> nn.Module:
     """The model that ``ampsweep export`` wrote, with its trained weights, in evaluation mode on the CPU.
 
     Args:
-        folder: holds ``export.json``, ``weights.pt`` and, where the task was a file, ``task.py``. A task that was given
-            as ``module:function`` must be importable.
+        folder: holds ``export.json``, ``weights.pt`` and the task where it was a file, ``task.py``, or a function,
+            ``task.pkl``; their code is run. A task that was given as ``module:function`` must be importable.
 
     Raises:
         TaskError: the folder is no export, or its task cannot be found or built.
     """
     folder = Path(folder)
     exported = read_export(folder)
-    file, function = folder / TASK_FILE, exported["task"].rpartition(":")[2]
-    source = find_task(f"{file.resolve()}:{function}" if file.exists() else exported["task"])
+    source = _exported_task(folder, exported["task"])
     seed_everything(exported["seed"])
     model = build_task(source, exported["config"]).model
     model.to(dtype=getattr(torch, LADDER[exported["precision"]].parameters))
     model.load_state_dict(torch.load(folder / WEIGHTS_FILE, map_location="cpu", weights_only=True))
     return model.eval()
+
+
+def _exported_task(folder: Path, name: str) -> TaskSource:
+    pickled, file = folder / PICKLE_FILE, folder / TASK_FILE
+    if pickled.exists():
+        digest = hashlib.sha256(pickled.read_bytes()).hexdigest()
+        return TaskSource(name, "", directory=str(Path.cwd()), pickled=str(pickled.resolve()), digest=digest)
+    return find_task(f"{file.resolve()}:{name.rpartition(':')[2]}" if file.exists() else name)
 
 
 def read_export(folder: Path) -> dict[str, Any]:

@@ -1,9 +1,12 @@
-"""A task from ``"module:function"`` or ``"path/to/file.py:function"``, found on the driver and loaded on any worker."""
+"""A task from ``"module:function"``, ``"path/to/file.py:function"`` or a pickled function, loaded on any worker."""
 
 import ast
+import functools
 import hashlib
 import importlib
 import importlib.util
+import os
+import pickle
 import sys
 import traceback
 import types
@@ -37,6 +40,10 @@ class TaskSource:
         path: the file, where the task was given as one.
         text: the file's text, which travels to workers that may not see the file.
         directory: the driver's working directory, importable from on workers that have it.
+        pickled: the file that holds the function itself, where it was given as one.
+        digest: fingerprint of that function.
+        search_path: folders that the driver imports from, as in ``PYTHONPATH``: what that function refers to may lie
+            in one of them.
     """
 
     name: str
@@ -45,6 +52,9 @@ class TaskSource:
     path: str | None = None
     text: str | None = None
     directory: str = ""
+    pickled: str | None = None
+    digest: str | None = None
+    search_path: str = ""
 
 
 def find_task(name: str, directory: Path | None = None) -> TaskSource:
@@ -125,7 +135,10 @@ def load_function(source: TaskSource) -> Callable[[Mapping[str, Any]], Any]:
     Raises:
         TaskError: its module raises while it is imported, or has no such function.
     """
-    _importable_from(source.directory)
+    for directory in (source.directory, *source.search_path.split(os.pathsep)):
+        _importable_from(directory)
+    if source.pickled is not None:
+        return _pickled_function(source, source.pickled)
     try:
         module = importlib.import_module(source.module) if source.module else _file_module(source)
     except (Exception, SystemExit) as error:
@@ -136,6 +149,22 @@ def load_function(source: TaskSource) -> Callable[[Mapping[str, Any]], Any]:
     if not callable(function):
         _refuse(f"{source.function} of {source.name} must be a function", function, "name one that returns a Task")
     return function  # type: ignore[no-any-return]
+
+
+def _pickled_function(source: TaskSource, file: str) -> Callable[[Mapping[str, Any]], Any]:
+    try:
+        return _unpickled(file, source.digest)
+    except (Exception, SystemExit) as error:
+        remedy = "keep what it imports where every worker finds it, and the results where every node sees them"
+        raise TaskError(
+            f"task: must be loadable from {file}, got {describe(error)} for {source.name}; {remedy}"
+        ) from error
+
+
+@functools.lru_cache(maxsize=1)
+def _unpickled(file: str, digest: str | None) -> Callable[[Mapping[str, Any]], Any]:
+    """Read once in a process, which runs many trials of one task: it may hold all of the data."""
+    return pickle.loads(Path(file).read_bytes())  # type: ignore[no-any-return]
 
 
 def _file_module(source: TaskSource) -> types.ModuleType:

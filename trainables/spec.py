@@ -20,6 +20,9 @@ WEIGHTS_FILE = "weights.pt"
 EXPORT_FILE, TASK_FILE = "export.json", "task.py"
 """Beside the weights in an exported folder: what they are, and the task where it was a file."""
 
+PICKLE_FILE = "task.pkl"
+"""In the folder of a run, and beside exported weights: the task where it was a function without a file."""
+
 
 @dataclass(frozen=True)
 class Budget:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from analysis.schema import ResultsError
-from sweeps.engine.flags import Parser, naming_flags, parse, parse_known, parse_run
+from sweeps.engine.flags import Parser, naming_flags, parse, parse_known, parse_run, parse_task
 from sweeps.engine.sweep import Sweep, SweepError
 from sweeps.search.checks import Unfinished, did_you_mean
 from trainables.ladder import LADDER
@@ -29,6 +29,17 @@ def main(sweep: Sweep, argv: Sequence[str] | None = None) -> NoReturn:
         argv: the flags; default: those of the process.
     """
     _exit(lambda: _run(parse(sweep, sys.argv[1:] if argv is None else argv)))
+
+
+def main_with_task(sweep: Sweep, argv: Sequence[str] | None = None) -> NoReturn:
+    """As :func:`main`, for a sweep without a search of any task: the task is an argument, the loop's hyperparameters
+    are flags, and all others are given by ``--space NAME=VALUE``.
+
+    Args:
+        sweep: the script's declaration.
+        argv: the arguments; default: those of the process.
+    """
+    _exit(lambda: _run(parse_task(sweep, sys.argv[1:] if argv is None else argv)))
 
 
 def ampsweep(argv: Sequence[str] | None = None) -> NoReturn:

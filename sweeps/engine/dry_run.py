@@ -2,10 +2,12 @@
 
 from sweeps.engine.probe import ladder_order
 from sweeps.engine.resume import find_run
+from sweeps.engine.source import find_source
 from sweeps.engine.stages import run_folder
 from sweeps.engine.sweep import Sweep
+from sweeps.search.configurations import Configuration
 from sweeps.search.plan import PlannedTrial, check_points, follows_results, plan_search, preview
-from trainables.loading import find_task
+from sweeps.search.unsearched import given_configs
 
 
 def describe(sweep: Sweep) -> str:
@@ -17,7 +19,7 @@ def describe(sweep: Sweep) -> str:
     Raises:
         SweepError, TaskError: it could not run.
     """
-    find_task(sweep.task)
+    find_source(sweep.task)
     check_points(sweep)
     if sweep.resume:
         find_run(sweep)
@@ -28,7 +30,7 @@ def describe(sweep: Sweep) -> str:
     length = f"{budget.max_epochs} epochs" if budget.max_steps is None else f"{budget.max_steps} steps"
     lines = [f"probe   a few steps in {', '.join(names)}", *_search(sweep, names, length)]
     if sweep.confirm is not None:
-        configs = sweep.confirm.top_k * len(names)
+        configs = sweep.confirm.top_k * len(names) if sweep.num_trials else len(given_configs(sweep))
         runs = configs * sweep.confirm.num_seeds * len(names)
         lines.append(f"confirm at most {runs} full runs of {length}, {configs * sweep.confirm.num_seeds} timed pairs")
     lines.append(f"every trial gets {sweep.cpus_per_trial:g} CPUs and {_gpus(sweep)}")
@@ -36,6 +38,9 @@ def describe(sweep: Sweep) -> str:
 
 
 def _search(sweep: Sweep, precisions: list[str], length: str) -> list[str]:
+    if sweep.num_trials == 0:
+        lines = [f"        {_config(config) or 'every hyperparameter by default'}" for config in given_configs(sweep)]
+        return ["search  none; what is confirmed is", *_shortened(lines)]
     declared = sweep.to_json()
     how = f"        scheduler {declared['scheduler']}, searcher {'points' if sweep.points else declared['searcher']}"
     if follows_results(sweep):
@@ -49,19 +54,26 @@ def _search(sweep: Sweep, precisions: list[str], length: str) -> list[str]:
     trials = plan_search(sweep, precisions)
     configs = len({trial.config_id for trial in trials})
     lines = [f"search  {len(trials)} trials of {configs} configurations, at most {length} each", how]
-    more = [f"        ... and {len(trials) - SHOWN} more"] if len(trials) > SHOWN else []
-    return [*lines, *map(_listed, trials[:SHOWN]), *more]
+    return [*lines, *_shortened([_listed(trial) for trial in trials])]
 
 
 SHOWN = 6
-"""Trials that are listed."""
+"""Trials or configurations that are listed."""
+
+
+def _shortened(lines: list[str]) -> list[str]:
+    more = [f"        ... and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
+    return [*lines[:SHOWN], *more]
 
 
 def _listed(trial: PlannedTrial) -> str:
-    config = " ".join(
-        f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in trial.config.items()
+    return f"        {trial.trial_id}  {_config(trial.config)} seed={trial.seed}"
+
+
+def _config(config: Configuration) -> str:
+    return " ".join(
+        f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in config.items()
     )
-    return f"        {trial.trial_id}  {config} seed={trial.seed}"
 
 
 def _gpus(sweep: Sweep) -> str:

@@ -12,7 +12,7 @@ from sweeps.engine.flags import Parser, parse_known
 from sweeps.search.checks import refuse
 from trainables.ladder import LADDER
 from trainables.loading import TaskError, find_task
-from trainables.spec import EXPORT_FILE, TASK_FILE, WEIGHTS_FILE
+from trainables.spec import EXPORT_FILE, PICKLE_FILE, TASK_FILE, WEIGHTS_FILE
 
 if TYPE_CHECKING:
     from analysis import Results
@@ -57,7 +57,7 @@ def write_export(folder: str, target: Path, precision: str | None = None) -> "Be
         target.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(best.checkpoint, target / WEIGHTS_FILE)
         (target / EXPORT_FILE).write_text(json.dumps(describe(results, best), indent=2, default=str) + "\n")
-        _copy_task(results.sweeps[0]["task"], target)
+        _copy_task(results.sweeps[0]["task"], next(iter(results.folders.values())), target)
     except OSError as error:
         refuse("target", f"must be a folder that can be written ({error.strerror})", str(target), "name another one")
     return best
@@ -95,8 +95,11 @@ def describe(results: "Results", best: "Best") -> dict[str, Any]:
     }
 
 
-def _copy_task(task: str, target: Path) -> None:
-    """A task that is a file goes with its weights, which mean nothing without it."""
+def _copy_task(task: str, folder: Path, target: Path) -> None:
+    """A task that is a file or a function goes with its weights, which mean nothing without it."""
+    if (folder / PICKLE_FILE).exists():
+        shutil.copyfile(folder / PICKLE_FILE, target / PICKLE_FILE)
+        return
     try:
         source = find_task(task)
     except TaskError:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import field
 from typing import Any, TypeVar
 
-TRIED, BUDGET, CONFIRM = "what is tried", "budget", "confirm"
+TRIED, HYPERPARAMETERS, BUDGET, CONFIRM = "what is tried", "hyperparameters of the training loop", "budget", "confirm"
 RESOURCES, WHERE = "resources", "where and how"
 
 _Declaration = TypeVar("_Declaration")

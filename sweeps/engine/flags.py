@@ -5,17 +5,20 @@ import dataclasses
 import re
 import shutil
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, NoReturn
 
-from sweeps.engine.fields import BUDGET, CONFIRM, RESOURCES, TRIED, WHERE
+from sweeps.engine.fields import BUDGET, CONFIRM, HYPERPARAMETERS, RESOURCES, TRIED, WHERE
+from sweeps.engine.hyperparameter_flags import add_hyperparameters, flag_of
+from sweeps.engine.readers import READERS, read_parameter
 from sweeps.engine.sweep import Confirm, Sweep
+from sweeps.engine.task_field import task_name
 from sweeps.search.checks import SweepError, did_you_mean, refuse
 from sweeps.search.domains import Domain, Scalar
-from sweeps.search.space import parse_domain
+from trainables.hyperparameters import RESERVED
 
-GROUPS = (TRIED, BUDGET, CONFIRM, RESOURCES, WHERE)
+GROUPS = (TRIED, HYPERPARAMETERS, BUDGET, CONFIRM, RESOURCES, WHERE)
 """Headings of ``--help``, in order."""
 
 EXIT_CODES = "Exit codes: 0 the sweep ran, 1 it could not finish or measured nothing, 2 bad input and nothing started."
@@ -31,6 +34,9 @@ _REWRITTEN = (
     (r"invalid choice: ('.*') \(choose from (.*)\)", r"must be a known name, got \1; valid: \2"),
 )
 """What argparse says, as patterns, and the same in the words of the other errors."""
+
+SEARCH_ONLY = ("num_trials", "scheduler", "grace_period", "reduction_factor", "searcher", "confirm_top_k")
+"""Fields that say nothing where nothing is searched."""
 
 _HIGHEST_WIDTH = 110
 """Columns of ``--help`` at most: longer lines are hard to read."""
@@ -84,16 +90,39 @@ def parse_run(argv: Sequence[str], prog: str = "ampsweep run") -> Sweep:
     return _apply(Sweep(name=given.pop("name", _name_of_task(task)), task=task, space={}), given)
 
 
-def build_parser(sweep: Sweep | None = None, prog: str | None = None) -> argparse.ArgumentParser:
+def parse_task(sweep: Sweep, argv: Sequence[str], prog: str | None = None) -> Sweep:
+    """The sweep, which searches nothing, with the given task and flags, among them the loop's hyperparameters.
+
+    Args:
+        sweep: the script's declaration; its task is the default.
+        argv: the arguments, without the program's name.
+        prog: the program's name in ``--help``.
+
+    Raises:
+        SweepError: a flag is unknown or its value cannot be used; one line that names it.
+        SystemExit: code 0, after ``--help``.
+    """
+    given = parse_known(build_parser(sweep, prog, takes_task=True), argv)
+    try:
+        return _apply(sweep, given)
+    except SweepError as error:
+        name, _, rest = str(error).removeprefix("space['").partition("']: ")
+        raise SweepError(f"{flag_of(name)}: {rest}" if name in RESERVED else str(error)) from None
+
+
+def build_parser(
+    sweep: Sweep | None = None, prog: str | None = None, takes_task: bool = False
+) -> argparse.ArgumentParser:
     """The parser of a script's flags, or of ``ampsweep run``'s where there is no script.
 
     Args:
         sweep: where the defaults that ``--help`` shows come from; ``None`` takes the task as an argument.
         prog: the program's name in ``--help``.
+        takes_task: of a sweep without a search: the task is an argument, too, and the loop's hyperparameters are flags.
     """
     parser = Parser(
         prog=prog,
-        usage="%(prog)s [flags]" if sweep else "%(prog)s TASK [flags]",
+        usage=f"%(prog)s {'[TASK] ' if takes_task else '' if sweep else 'TASK '}[flags]",
         description=_describe(sweep),
         epilog=EXIT_CODES,
         formatter_class=_Formatter,
@@ -102,10 +131,15 @@ def build_parser(sweep: Sweep | None = None, prog: str | None = None) -> argpars
         add_help=False,
     )
     groups = {name: parser.add_argument_group(name) for name in GROUPS}
+    left_out = ("task", *SEARCH_ONLY) if takes_task else () if sweep else ("task",)
     if sweep is None:
         groups[TRIED].add_argument("task", metavar="TASK", help=_field_help(Sweep, "task"))
+    if sweep is not None and takes_task:
+        about = f"{_field_help(Sweep, 'task')} (default: {task_name(sweep.task)})"
+        groups[TRIED].add_argument("task", metavar="TASK", nargs="?", help=about)
+        add_hyperparameters(groups[HYPERPARAMETERS])
     for flag in _flags(sweep):
-        if sweep is not None or flag.field != "task":
+        if flag.field not in left_out:
             _add(groups[flag.group], flag)
     groups[WHERE].add_argument("--help", "-h", action="help", help="show this and stop")
     return parser
@@ -140,7 +174,7 @@ def _flags(sweep: Sweep | None) -> Iterator[_Flag]:
             fallback = None if entry.default is dataclasses.MISSING else entry.default
             yield _Flag(
                 field=prefix + entry.name,
-                name="--" + (prefix + entry.name).replace("_", "-"),
+                name=flag_of(prefix + entry.name),
                 kind=_kind(entry.name, kinds[entry.name]),
                 default=getattr(values, entry.name) if values is not None else fallback,
                 **entry.metadata,
@@ -164,10 +198,10 @@ def _add(group: Any, flag: _Flag) -> None:
         group.add_argument(flag.name, dest=flag.field, action="store_true", help=help_text)
     elif flag.kind is dict:
         group.add_argument(
-            flag.name, dest=flag.field, action="append", type=_read_parameter, metavar=flag.metavar, help=help_text
+            flag.name, dest=flag.field, action="append", type=read_parameter, metavar=flag.metavar, help=help_text
         )
     else:
-        reader = _READERS[flag.kind]
+        reader = READERS[flag.kind]
         group.add_argument(flag.name, dest=flag.field, type=reader, metavar=flag.metavar, help=help_text)
 
 
@@ -182,6 +216,8 @@ def _shown(default: object) -> str:
         return ",".join(default)
     if isinstance(default, float):
         return f"{default:g}"
+    if callable(default):
+        return task_name(default)
     return str(default) if isinstance(default, str | int) else type(default).__name__
 
 
@@ -193,48 +229,7 @@ def _describe(sweep: Sweep | None) -> str:
     if sweep is None:
         return "Sweeps precisions and hyperparameters of a task, confirms the winners and gives verdicts."
     space = "\n".join(f"  {name}={value}" for name, value in sweep.space.items()) or "  (empty)"
-    return f"The sweep {sweep.name!r} over {sweep.task}, with the space\n{space}".replace("%", "%%")
-
-
-def _read_whole(written: str) -> int:
-    try:
-        return int(written)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a whole number, got {written!r}; for example 8") from None
-
-
-def _read_number(written: str) -> float:
-    try:
-        return float(written)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a number, got {written!r}; for example 0.5") from None
-
-
-def _read_names(written: str) -> tuple[str, ...]:
-    names = tuple(name.strip() for name in written.split(","))
-    if not all(names):
-        remedy = "separate names by single commas, such as fp32,bf16-mixed"
-        raise argparse.ArgumentTypeError(f"must not have an empty name, got {written!r}; {remedy}")
-    return names
-
-
-def _read_parameter(written: str) -> tuple[str, Domain | Scalar]:
-    name, equals, domain = written.partition("=")
-    if not name.strip() or not equals:
-        remedy = "for example learning_rate=loguniform:1e-5:1e-3"
-        raise argparse.ArgumentTypeError(f"must be NAME=DOMAIN, got {written!r}; {remedy}")
-    try:
-        return name.strip(), parse_domain(domain)
-    except SweepError as error:
-        raise argparse.ArgumentTypeError(f"{name.strip()}: {error}") from None
-
-
-_READERS: Mapping[type, Callable[[str], object]] = {
-    int: _read_whole,
-    float: _read_number,
-    str: str,
-    tuple: _read_names,
-}
+    return f"The sweep {sweep.name!r} over {task_name(sweep.task)}, with the space\n{space}".replace("%", "%%")
 
 
 def parse_known(parser: argparse.ArgumentParser, argv: Sequence[str]) -> dict[str, Any]:

@@ -49,7 +49,7 @@ class Journal:
             self._lock = (folder / LOCK_FILE).open("a")
         except OSError as error:
             self._remove(self._made)
-            _refuse_storage(folder, error)
+            refuse_storage(folder, error)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -139,8 +139,9 @@ def write_declaration(folder: Path, declaration: Mapping[str, Any]) -> None:
         temporary.write_text(json.dumps(declaration, indent=2, default=str) + "\n", encoding="utf-8")
         os.replace(temporary, folder / SWEEP_FILE)
     except OSError as error:
-        _refuse_storage(folder, error)
+        refuse_storage(folder, error)
 
 
-def _refuse_storage(folder: Path, error: OSError) -> NoReturn:
+def refuse_storage(folder: Path, error: OSError) -> NoReturn:
+    """Raises the error for a folder of results that cannot be written."""
     refuse("storage", f"must be a folder that can be written ({error.strerror})", str(folder), "name another one")

@@ -151,9 +151,11 @@ def _past(recorded: "Recorded") -> Past:
 
 
 def task_digest(source: TaskSource) -> dict[str, str]:
-    """The fingerprint of a task file, so that a run does not go on with another task of the same name."""
+    """The fingerprint of a task's file or function, so that a run does not go on with another one of the same name."""
     import hashlib
 
+    if source.digest is not None:
+        return {"task_digest": source.digest}
     return {"task_digest": hashlib.sha256(source.text.encode()).hexdigest()[:16]} if source.text is not None else {}
 
 

@@ -20,10 +20,12 @@ from sweeps.engine.probe import ladder_order, run_probe
 from sweeps.engine.progress import Progress
 from sweeps.engine.recorder import Recorder
 from sweeps.engine.resume import Past, find_run, read_past, task_digest
+from sweeps.engine.source import find_source
 from sweeps.engine.sweep import Sweep, SweepError
 from sweeps.search.checks import Unfinished, refuse
 from sweeps.search.plan import PlannedTrial, check_points, plan_confirm, plan_left_out, preview
-from trainables.loading import TaskError, TaskSource, find_task
+from sweeps.search.unsearched import given_configs
+from trainables.loading import TaskError, TaskSource
 from trainables.routes import DEFAULT
 from trainables.spec import Checkpoints, TrialSpec
 
@@ -46,7 +48,7 @@ def run(sweep: Sweep, console: Console | None = None) -> "Results":
         SweepError, TaskError: bad input; nothing was trained.
         Unfinished: the sweep could not go on; what it measured so far is kept.
     """
-    source = find_task(sweep.task)
+    task = find_source(sweep.task)
     # Bad points and searchers that do not work are found out before Ray starts.
     num_trials, first = preview(sweep, ladder_order(sweep.precisions))
     check_points(sweep)
@@ -55,9 +57,11 @@ def run(sweep: Sweep, console: Console | None = None) -> "Results":
     with Journal(folder) as journal, _unless_refused(journal), Progress(console or Console()) as progress:
         if journal.is_used and not sweep.resume:
             _refuse_used(sweep.storage, folder.name)  # by a driver that was quicker
-        past = read_past(folder, sweep, source) if sweep.resume else Past()
+        past = read_past(folder, sweep, task.source) if sweep.resume else Past()
+        source = task.kept_in(folder)
         begun = f"goes on in {folder}, {len(past.ended)} trials done" if sweep.resume else f"results go to {folder}"
-        progress.say(f"sweep   {sweep.name}: {sweep.task}, {num_trials} trials; {begun}")
+        searched_for = f"{num_trials} trials" if num_trials else "no search"
+        progress.say(f"sweep   {sweep.name}: {source.name}, {searched_for}; {begun}")
         this = _Run(sweep, source, num_trials, first, past, Recorder(journal, progress, past.steps, past.begun))
         this.declare(past.metric or sweep.metric or "val_loss", past.mode if past.metric else sweep.mode or "min")
         with connected(sweep) as resources:
@@ -115,7 +119,7 @@ class _Run:
         sweep: what was declared.
         source: its task.
         num_trials: of the search, at most.
-        first: trial of the search, which the probe is made with.
+        first: trial of the search, or of what is confirmed without one; the probe is made with it.
         past: what was recorded before, where the run goes on.
         recorder: takes all that happens.
     """
@@ -148,7 +152,8 @@ class _Run:
                 folder = str(self.recorder.journal.folder.resolve() / CHECKPOINTS_DIR)
                 checkpoints = Checkpoints(folder, self.sweep.checkpoint_every_s, metric, mode)
                 endings = Endings(self.recorder, checkpoints, self.past.kept)
-                self._search(resources, workers, routes, endings)
+                if self.sweep.num_trials > 0:
+                    self._search(resources, workers, routes, endings)
         if self.sweep.stage == "confirm" and endings is not None:
             self._confirm(resources, routes, endings)
         self.declare(metric, mode, probed=True, ended_at=rows.now())
@@ -161,7 +166,7 @@ class _Run:
             return self.past.routes, self.past.metric, self.past.mode
         names = ladder_order(self.sweep.precisions)
         progress.stage("probe", len(names), f"a few steps in {', '.join(names)}")
-        workers.start(1 if self.sweep.stage == "probe" else min(self.num_trials, resources.slots))
+        workers.start(1 if self.sweep.stage == "probe" else max(1, min(self.num_trials, resources.slots)))
         spec = probe_spec(self.sweep, self.source, self.first, resources)
         results = run_probe(spec, names, self.sweep.fixed_route, resources, workers, self.recorder)
         for result in results:
@@ -209,7 +214,9 @@ class _Run:
             )
             return
         folder, ranks = self.recorder.journal.folder, endings.checkpoints
-        configs = winners(folder, ranks.metric, ranks.mode, self.sweep.confirm.top_k)
+        searches = self.sweep.num_trials > 0
+        top_k = self.sweep.confirm.top_k
+        configs = winners(folder, ranks.metric, ranks.mode, top_k) if searches else given_configs(self.sweep)
         if not configs:
             return
         used = {row["seed"] for row in searched(folder)}
@@ -221,8 +228,9 @@ class _Run:
         blocks = len({trial.block_id for trial in [*early, *late]})
         if not trials and not blocks:
             return
-        best = "the best configuration" if len(configs) == 1 else f"the {len(configs)} best configurations"
-        what = f"{best} again: {len(trials)} full runs and {blocks} timed pairs"
+        which = " best" if searches else ""
+        those = f"the{which} configuration" if len(configs) == 1 else f"the {len(configs)}{which} configurations"
+        what = f"{those}{' again' if searches else ''}: {len(trials)} full runs and {blocks} timed pairs"
         self.recorder.progress.stage("confirm", len(trials) + blocks, what)
         confirmation = Confirmation(self.sweep, self.source, resources, routes, self.recorder, endings)
         confirmation.time_blocks(early, usable)
@@ -231,7 +239,7 @@ class _Run:
 
 
 def probe_spec(sweep: Sweep, source: TaskSource, first: PlannedTrial | None, resources: Resources) -> TrialSpec:
-    """The trial that the probe tries every precision on: the first configuration of the search."""
+    """The trial that the probe tries every precision on: the first configuration."""
     config, seed = (first.config, first.seed) if first else ({}, sweep.seed)
     cpus, gpus = resources.num_cpus, resources.num_gpus
     return TrialSpec("probe", source, config, "", seed, sweep.budget, cpus, gpus, compile=sweep.compile)

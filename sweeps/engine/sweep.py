@@ -2,14 +2,15 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from sweeps.engine.confirm_fields import Confirm
 from sweeps.engine.fields import BUDGET, CONFIRM, RESOURCES, TRIED, WHERE, about, documented, option, set_fields
+from sweeps.engine.task_field import check_task, task_name
 from sweeps.search.checks import (
     LEAST_SHARE,
-    MOST,
     MOST_RUNS,
     SweepError,
     folder_name,
@@ -26,6 +27,7 @@ from sweeps.search.domains import Domain, Scalar
 from sweeps.search.scheduler_names import SCHEDULERS, check_scheduler
 from sweeps.search.space import check_space, space_to_json
 from sweeps.search.successive_halving import MODES
+from sweeps.search.unsearched import check_unsearched
 from trainables.ladder import BASELINES, LADDER
 from trainables.routes import DEFAULT, OPTIONS, ROUTES
 from trainables.spec import Budget
@@ -48,37 +50,13 @@ DEFAULT_REPORTS = 10
 
 @documented
 @dataclass(frozen=True)
-class Confirm:
-    """How the winners of the search are confirmed."""
-
-    top_k: int = option(1, CONFIRM, "best configurations of each precision, to run again in all precisions", "N")
-    num_seeds: int = option(6, CONFIRM, "new seeds, and so pairs, of each configuration", "N")
-    target_speedup: float = option(1.5, CONFIRM, "speed-up over the baseline that a PASS has to reach, e.g. 1.5", "X")
-    margin: float = option(0.01, CONFIRM, "loss of metric that is acceptable, in the metric's own units", "X")
-
-    def __post_init__(self) -> None:
-        """Validates and normalizes the fields."""
-        seeds_remedy = "6 or more give a useful interval"
-        checked = {
-            "top_k": whole(
-                "confirm.top_k", self.top_k, at_least=1, at_most=MOST_RUNS, remedy="1 confirms each precision's best"
-            ),
-            "num_seeds": whole("confirm.num_seeds", self.num_seeds, at_least=1, at_most=MOST_RUNS, remedy=seeds_remedy),
-            "target_speedup": number(
-                "confirm.target_speedup", self.target_speedup, above=0, remedy="give a ratio such as 1.5"
-            ),
-            "margin": number("confirm.margin", self.margin, at_least=0, remedy="0.01 accepts the loss of one point"),
-        }
-        set_fields(self, checked)
-
-
-@documented
-@dataclass(frozen=True)
 class Sweep:
     """One sweep: a task, a search space, precisions, a budget, and what to confirm."""
 
     name: str = field(metadata=about(TRIED, "name of the sweep", "NAME"))
-    task: str = field(metadata=about(TRIED, "what is fine-tuned: module:function or path/to/file.py:function", "TASK"))
+    task: str | Callable[[dict[str, Any]], Any] = field(
+        metadata=about(TRIED, "what is fine-tuned: module:function or path/to/file.py:function", "TASK")
+    )
     space: Mapping[str, Domain | Scalar] = field(
         metadata=about(
             TRIED,
@@ -92,7 +70,12 @@ class Sweep:
     )
     metric: str | None = option(None, TRIED, "what to rank by, as val_accuracy; else the task's first metric", "NAME")
     mode: Literal["max", "min"] | None = option(None, TRIED, "better is max or min; else min for val_loss", "max|min")
-    num_trials: int = option(32, BUDGET, "runs of the search: configurations times precisions", "N")
+    num_trials: int = option(
+        32,
+        BUDGET,
+        "runs of the search: configurations times precisions; 0 confirms points, or a space of constants",
+        "N",
+    )
     max_epochs: int | None = option(None, BUDGET, "epochs of a full run; 10 unless max_steps is given", "N")
     max_steps: int | None = option(None, BUDGET, "optimizer steps of a full run, instead of max_epochs", "N")
     report_every_steps: int | None = option(None, BUDGET, "steps between reports; else a tenth of max_steps", "N")
@@ -179,6 +162,7 @@ class Sweep:
         return {
             "schema": SCHEMA,
             **declared,
+            "task": task_name(self.task),
             "space": space_to_json(self.space),
             "precisions": list(self.precisions),
             "baselines": list(self.baselines),
@@ -194,10 +178,7 @@ def _name_of(choice: object) -> str:
 
 
 def _check_names(sweep: Sweep) -> dict[str, object]:
-    task_remedy = "write module:function or path/to/file.py:function"
-    source, _, function = text("task", sweep.task, task_remedy).rpartition(":")
-    if not source or not function.isidentifier():
-        refuse("task", "must name a function of a module or file", sweep.task, task_remedy)
+    check_task(sweep.task)
     storage, points = (
         os.fspath(each) if isinstance(each, os.PathLike) else each for each in (sweep.storage, sweep.points)
     )
@@ -215,7 +196,6 @@ def _check_names(sweep: Sweep) -> dict[str, object]:
 
 def _check_counts(sweep: Sweep) -> dict[str, object]:
     remedies = {
-        "num_trials": "give the number of runs",
         "grace_period": "give a number of reports",
         "max_epochs": "give the epochs of a full run",
         "max_steps": "give the optimizer steps of a full run",
@@ -225,10 +205,13 @@ def _check_counts(sweep: Sweep) -> dict[str, object]:
     if given["max_epochs"] is None and given["max_steps"] is None:
         given["max_epochs"] = DEFAULT_EPOCHS
     counts: dict[str, object] = {
-        name: whole(name, value, at_least=1, at_most=MOST_RUNS if name == "num_trials" else MOST, remedy=remedies[name])
+        name: whole(name, value, at_least=1, remedy=remedies[name])
         for name, value in given.items()
-        if value is not None or name in ("num_trials", "grace_period")
+        if value is not None or name == "grace_period"
     }
+    counts["num_trials"] = whole(
+        "num_trials", sweep.num_trials, at_least=0, at_most=MOST_RUNS, remedy="give the number of runs"
+    )
     counts["seed"] = whole("seed", sweep.seed, at_least=0, remedy="give a seed such as 0")
     counts["reduction_factor"] = whole(
         "reduction_factor", sweep.reduction_factor, at_least=2, remedy="2, 3 and 4 are usual"
@@ -273,7 +256,10 @@ def _check_budget(sweep: Sweep) -> None:
 
 def _check_search(sweep: Sweep) -> None:
     check_scheduler(sweep)
-    check_searcher(sweep.searcher, sweep.space if sweep.points is None else None)
+    searches = sweep.num_trials > 0
+    check_searcher(sweep.searcher, sweep.space if searches and sweep.points is None else None)
+    if not searches:
+        check_unsearched(sweep)
 
 
 def _check_confirm(sweep: Sweep) -> None:

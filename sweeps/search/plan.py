@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sweeps.search.checks import one_of, refuse
 from sweeps.search.configurations import PLANNED, Configuration, config_id, read_points, split_point, stream
 from sweeps.search.domains import Scalar
+from sweeps.search.unsearched import given_configs
 
 if TYPE_CHECKING:
     from sweeps.engine.sweep import Sweep
@@ -42,11 +43,12 @@ class PlannedTrial:
 
 def follows_results(sweep: "Sweep") -> bool:
     """Whether configurations follow from results, so that there is no plan: with ``tpe`` or a searcher object."""
-    return sweep.points is None and not (isinstance(sweep.searcher, str) and sweep.searcher in PLANNED)
+    plans = sweep.num_trials == 0 or sweep.points is not None
+    return not plans and not (isinstance(sweep.searcher, str) and sweep.searcher in PLANNED)
 
 
 def preview(sweep: "Sweep", precisions: Sequence[str]) -> tuple[int, PlannedTrial | None]:
-    """How many runs the search has at most, and the first of them.
+    """How many runs the search has at most, and the first of them; without a search, the first that confirm is of.
 
     Args:
         sweep: what would run.
@@ -55,6 +57,8 @@ def preview(sweep: "Sweep", precisions: Sequence[str]) -> tuple[int, PlannedTria
     Raises:
         SweepError: the points cannot be read, or the searcher suggests nothing that can be run.
     """
+    if sweep.num_trials == 0:
+        return 0, search_trial(sweep.seed, 0, given_configs(sweep)[0], precisions[0])
     if not follows_results(sweep):
         trials = plan_search(sweep, precisions)
         return len(trials), next(iter(trials), None)
@@ -69,16 +73,16 @@ def plan_search(sweep: "Sweep", precisions: Sequence[str]) -> list[PlannedTrial]
     Args:
         sweep: with ``points``, exactly those run, each in its own precision or else in all; otherwise the searcher's
             configurations run in every precision until ``num_trials`` runs are planned or a grid is exhausted, so that
-            the last configuration may lack precisions.
+            the last configuration may lack precisions. None run where ``num_trials`` is 0.
         precisions: those that remain after the probe.
 
     Raises:
         SweepError: the points cannot be read, or the searcher's configurations follow from results.
     """
+    if not precisions or sweep.num_trials == 0:
+        return []
     if sweep.points is not None:
         return [trial for trial in _plan_points(sweep, sweep.points, precisions) if trial.precision in precisions]
-    if not precisions:
-        return []
     configurations = PLANNED[one_of("searcher", sweep.searcher, PLANNED)](sweep.space, sweep.seed)
     return list(itertools.islice(_cross(configurations, sweep.seed, precisions), sweep.num_trials))
 
@@ -87,13 +91,13 @@ def plan_left_out(sweep: "Sweep", precisions: Sequence[str]) -> list[PlannedTria
     """The points that :func:`plan_search` leaves out because their own precision does not remain.
 
     Args:
-        sweep: the sweep; without ``points`` nothing is left out.
+        sweep: the sweep; without ``points`` or a search nothing is left out.
         precisions: those that remain after the probe.
 
     Raises:
         SweepError: the points cannot be read.
     """
-    if sweep.points is None:
+    if sweep.points is None or sweep.num_trials == 0:
         return []
     return [trial for trial in _plan_points(sweep, sweep.points, precisions) if trial.precision not in precisions]
 

@@ -1,0 +1,50 @@
+"""What each precision came to in the confirm stage: a row for every configuration and precision that was confirmed."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.schema import ARM_COLUMNS
+
+_ARM = ["device", "config_id", "precision"]
+
+
+def arms(trials: pd.DataFrame, timings: pd.DataFrame, declaration: Mapping[str, Any]) -> pd.DataFrame:
+    """The confirmed arms beside each other, by what was measured apart: time in blocks, the metric in full runs.
+
+    Args:
+        trials: one sweep's trials.
+        timings: its timings; the copy of the baseline is left out.
+        declaration: the sweep as in its ``sweep.json``.
+
+    Returns:
+        a row per device, configuration and precision, in the declared order of precisions: ``route`` (several are
+        joined), medians over timed blocks of ``step_ms``, ``samples_per_s`` and ``peak_memory_bytes``, and means over
+        completed runs of ``val_loss`` and of the metric as ``value``. What nothing measured is missing.
+    """
+    runs = trials[(trials["stage"] == "confirm") & (trials["status"] == "completed")]
+    runs = runs.assign(value=runs[declaration["metric"]])
+    timed = timings[(timings["status"] == "completed") & ~timings["is_copy"].fillna(False).astype(bool)]
+    speed = timed.groupby(_ARM).agg(
+        route=("route", _joined),
+        num_timed=("block_id", "nunique"),
+        step_ms=("step_ms", "median"),
+        samples_per_s=("samples_per_s", "median"),
+        peak_memory_bytes=("peak_memory_bytes", "median"),
+    )
+    ends = runs.groupby(_ARM).agg(
+        num_runs=("trial_id", "nunique"), val_loss=("val_loss", "mean"), value=("value", "mean")
+    )
+    table = speed.join(ends, how="outer").reset_index()
+    order = {name: number for number, name in enumerate(declaration["precisions"])}
+    table = table.sort_values(_ARM, key=lambda names: names.map(order) if names.name == "precision" else names)
+    table[["num_timed", "num_runs"]] = table[["num_timed", "num_runs"]].fillna(0)
+    table["peak_memory_bytes"] = np.round(table["peak_memory_bytes"].astype("float64"))
+    table = table.assign(sweep=declaration.get("run_name"), metric=declaration["metric"])
+    return table.reindex(columns=list(ARM_COLUMNS)).astype(ARM_COLUMNS).reset_index(drop=True)
+
+
+def _joined(routes: "pd.Series[Any]") -> str | None:
+    return ", ".join(dict.fromkeys(routes.dropna())) or None

@@ -1,0 +1,70 @@
+"""What is written behind a flag, read as the type of its field."""
+
+import argparse
+from collections.abc import Callable, Mapping
+
+from sweeps.search.checks import SweepError
+from sweeps.search.domains import Domain, Scalar
+from sweeps.search.space import parse_domain
+
+
+def read_whole(written: str) -> int:
+    """The whole number that was written.
+
+    Raises:
+        ArgumentTypeError: it cannot be read so.
+    """
+    try:
+        return int(written)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a whole number, got {written!r}; for example 8") from None
+
+
+def read_number(written: str) -> float:
+    """The number that was written.
+
+    Raises:
+        ArgumentTypeError: it cannot be read so.
+    """
+    try:
+        return float(written)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, got {written!r}; for example 0.5") from None
+
+
+def read_names(written: str) -> tuple[str, ...]:
+    """The names that were written, separated by commas.
+
+    Raises:
+        ArgumentTypeError: it cannot be read so.
+    """
+    names = tuple(name.strip() for name in written.split(","))
+    if not all(names):
+        remedy = "separate names by single commas, such as fp32,bf16-mixed"
+        raise argparse.ArgumentTypeError(f"must not have an empty name, got {written!r}; {remedy}")
+    return names
+
+
+def read_parameter(written: str) -> tuple[str, Domain | Scalar]:
+    """The hyperparameter that was written, with its domain or value.
+
+    Raises:
+        ArgumentTypeError: it cannot be read so.
+    """
+    name, equals, domain = written.partition("=")
+    if not name.strip() or not equals:
+        remedy = "for example learning_rate=loguniform:1e-5:1e-3"
+        raise argparse.ArgumentTypeError(f"must be NAME=DOMAIN, got {written!r}; {remedy}")
+    try:
+        return name.strip(), parse_domain(domain)
+    except SweepError as error:
+        raise argparse.ArgumentTypeError(f"{name.strip()}: {error}") from None
+
+
+READERS: Mapping[type, Callable[[str], object]] = {
+    int: read_whole,
+    float: read_number,
+    str: str,
+    tuple: read_names,
+}
+"""Readers of a flag's text by the type of its field."""
