@@ -7,7 +7,7 @@ model's shapes.
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -132,11 +132,29 @@ def observe(loop: Loop) -> Observation:
         activations = saved()
         loss.backward()
     loop.optimizer.zero_grad(set_to_none=True)
-    inner = {kind: canary(kind, shapes, loop.device) for kind, (_, shapes) in seen.largest.items()}
+    return replace(judge(loop.precision, _by_format(seen, loop.device), activations), draws=draws)
+
+
+def observe_call(call: Callable[[], object], precision: Precision, device: torch.device) -> Observation:
+    """What a call's arithmetic runs in, such as that of a forward pass alone.
+
+    Args:
+        call: called once.
+        precision: what was asked for, its numerics in force.
+        device: where it runs.
+    """
+    with _MatrixFlops() as seen:
+        call()
+    return judge(precision, _by_format(seen, device))
+
+
+def _by_format(seen: _MatrixFlops, device: torch.device) -> Counter[str]:
+    """Matrix FLOPs by the format that they ran in."""
+    inner = {kind: canary(kind, shapes, device) for kind, (_, shapes) in seen.largest.items()}
     flops: Counter[str] = Counter()
     for (kind, dtype), count in seen.flops.items():
         flops[inner.get(kind, "float32") if dtype is torch.float32 else _NAMES.get(dtype, str(dtype))] += count
-    return replace(judge(loop.precision, flops, activations), draws=draws)
+    return flops
 
 
 def _generators(device: torch.device) -> list[torch.Tensor]:

@@ -11,6 +11,7 @@ from trainables.isolation import seed_everything
 from trainables.ladder import LADDER
 from trainables.loading import TaskError, build_task, find_task
 from trainables.spec import EXPORT_FILE, TASK_FILE, WEIGHTS_FILE
+from trainables.task import Task
 
 
 def load_exported(folder: str | Path) -> nn.Module:
@@ -23,15 +24,28 @@ def load_exported(folder: str | Path) -> nn.Module:
     Raises:
         TaskError: the folder is no export, or its task cannot be found or built.
     """
-    folder = Path(folder)
+    return load_exported_task(Path(folder)).model.eval()
+
+
+def load_exported_task(folder: Path, trained: bool = True) -> Task:
+    """The task of an exported trial, its model with the trained weights.
+
+    Args:
+        folder: as of :func:`load_exported`.
+        trained: else the model keeps the weights that training began from.
+
+    Raises:
+        TaskError: as of :func:`load_exported`.
+    """
     exported = read_export(folder)
     file, function = folder / TASK_FILE, exported["task"].rpartition(":")[2]
     source = find_task(f"{file.resolve()}:{function}" if file.exists() else exported["task"])
     seed_everything(exported["seed"])
-    model = build_task(source, exported["config"]).model
-    model.to(dtype=getattr(torch, LADDER[exported["precision"]].parameters))
-    model.load_state_dict(torch.load(folder / WEIGHTS_FILE, map_location="cpu", weights_only=True))
-    return model.eval()
+    task = build_task(source, exported["config"])
+    task.model.to(dtype=getattr(torch, LADDER[exported["precision"]].parameters))
+    if trained:
+        task.model.load_state_dict(torch.load(folder / WEIGHTS_FILE, map_location="cpu", weights_only=True))
+    return task
 
 
 def read_export(folder: Path) -> dict[str, Any]:

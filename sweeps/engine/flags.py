@@ -196,7 +196,8 @@ def _describe(sweep: Sweep | None) -> str:
     return f"The sweep {sweep.name!r} over {sweep.task}, with the space\n{space}".replace("%", "%%")
 
 
-def _read_whole(written: str) -> int:
+def read_whole(written: str) -> int:
+    """A flag's value as a whole number."""
     try:
         return int(written)
     except ValueError:
@@ -230,7 +231,7 @@ def _read_parameter(written: str) -> tuple[str, Domain | Scalar]:
 
 
 _READERS: Mapping[type, Callable[[str], object]] = {
-    int: _read_whole,
+    int: read_whole,
     float: _read_number,
     str: str,
     tuple: _read_names,
