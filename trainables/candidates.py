@@ -53,7 +53,6 @@ def load_candidate(field: str, place: str, seed: int) -> Candidate:
         TaskError: no model can be had there; one line that says what to give.
     """
     with failing_as(field, place):
-        seed_everything(seed)
         folder = Path(place)
         if (folder / EXPORT_FILE).is_file():
             task = load_exported_task(folder)
@@ -63,7 +62,7 @@ def load_candidate(field: str, place: str, seed: int) -> Candidate:
         if folder.exists() or ":" not in place:
             what = "hold export.json or config.json" if folder.is_dir() else "be a model's folder or function"
             raise TaskError(f"{field}: must {what}, got {place!r}; {KINDS}")
-        found = call_function(place)
+        found = call_function(place, seed)
         if isinstance(found, Task):
             return Candidate(place, found.model, found)
         if not isinstance(found, nn.Module):
@@ -90,11 +89,12 @@ def load_initial(field: str, folder: str) -> Candidate:
         return Candidate(f"{folder} before training", task.model, task)
 
 
-def call_function(place: str) -> Any:
+def call_function(place: str, seed: int) -> Any:
     """What a function returns: called without arguments where it can be, else with an empty configuration.
 
     Args:
         place: ``"module:function"`` or ``"path/to/file.py:function"``.
+        seed: of every generator, once its module has been imported, which may draw numbers itself.
 
     Raises:
         TaskError: it cannot be found.
@@ -107,6 +107,7 @@ def call_function(place: str) -> Any:
         arguments = ({},)
     except ValueError:  # some that are written in C do not tell
         pass
+    seed_everything(seed)
     return function(*arguments)
 
 

@@ -77,13 +77,14 @@ class _Columns(Dataset[dict[str, torch.Tensor]]):
         return {name: tensor[index] for name, tensor in self._tensors.items()}
 
 
-def load_examples(place: str | None, task: Task | None, owner: str) -> Examples:
+def load_examples(place: str | None, task: Task | None, owner: str, seed: int) -> Examples:
     """The examples at a place.
 
     Args:
         place: a function or a file; ``None`` for the task's validation set.
         task: of the model, whose loss and metrics hold for data that brings none.
         owner: the model's place.
+        seed: of every generator, for functions that draw.
 
     Raises:
         TaskError: there are none; one line that says what to give.
@@ -97,7 +98,7 @@ def load_examples(place: str | None, task: Task | None, owner: str) -> Examples:
             return Examples(place, _read_file(place), task, collates=False)
         if ":" not in place:
             raise TaskError(f"{DATA}: must be a function or a file, got {place!r}; {KINDS}")
-        found = call_function(place)
+        found = call_function(place, seed)
         if isinstance(found, Task):
             return Examples(place, found.val_set, found)
         if not (hasattr(found, "__len__") and hasattr(found, "__getitem__")):

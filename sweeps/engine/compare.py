@@ -102,7 +102,7 @@ def run(given: argparse.Namespace) -> "ComparisonReport":
             baseline = load_initial("BASELINE", given.model)
         else:
             baseline = load_candidate("BASELINE", given.baseline, given.seed)
-        examples = load_examples(given.data, model.task, given.model)
+        examples = load_examples(given.data, model.task, given.model, given.seed)
         examples = examples.sample(_num_samples(given.num_samples, examples.num), given.seed)
         sides = both_sides(model, baseline, precisions, device)
         *found, notes = measure(sides, examples, given.batch_size, given.rounds)

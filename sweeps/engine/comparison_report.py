@@ -83,7 +83,7 @@ def _number(value: float) -> str:
 def _change(value: float, is_ratio: bool) -> str:
     if math.isnan(value):
         return _NONE
-    return f"{value:.3g}x" if is_ratio else f"{value:+.4g}"
+    return f"{value:.4g}x" if is_ratio else f"{value:+.4g}"
 
 
 def _plain(value: Any) -> Any:

@@ -1,7 +1,10 @@
 """A model from a folder that Hugging Face's transformers wrote; the library is needed for these alone."""
 
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -28,19 +31,19 @@ def load_pretrained(folder: Path) -> nn.Module:
         transformers = importlib.import_module("transformers")
     except ImportError as error:
         need = f"model: a Hugging Face folder needs transformers, got {error}"
-        raise TaskError(f"{need}; pip install transformers") from error
-    transformers.utils.logging.disable_progress_bar()
-    names = transformers.AutoConfig.from_pretrained(folder, local_files_only=True).architectures or ["AutoModel"]
-    architecture = getattr(transformers, names[0], None)
-    if architecture is None:
-        raise TaskError(
-            f"model: {CONFIG_FILE} must name an architecture that transformers {transformers.__version__} has, got "
-            f"{names[0]!r}; write a function that builds it, and give module:function"
+        raise TaskError(f"{need}; pip install 'ampsweep[huggingface]'") from error
+    with _quiet(transformers.utils.logging):
+        names = transformers.AutoConfig.from_pretrained(folder, local_files_only=True).architectures or ["AutoModel"]
+        architecture = getattr(transformers, names[0], None)
+        if architecture is None:
+            raise TaskError(
+                f"model: {CONFIG_FILE} must name an architecture that transformers {transformers.__version__} has, got "
+                f"{names[0]!r}; write a function that builds it, and give module:function"
+            )
+        # By default the weights would come in the format that they were saved in.
+        model, found = architecture.from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
         )
-    # By default the weights would come in the format that they were saved in.
-    model, found = architecture.from_pretrained(
-        folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
-    )
     missing = sorted(found["missing_keys"])
     if missing:
         raise TaskError(
@@ -49,3 +52,17 @@ def load_pretrained(folder: Path) -> nn.Module:
         )
     assert isinstance(model, nn.Module)
     return model
+
+
+@contextmanager
+def _quiet(logging: Any) -> Iterator[None]:
+    """Keeps transformers' own reports and progress bars back: what matters of them is an error here."""
+    verbosity, shows_progress = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if shows_progress:
+            logging.enable_progress_bar()
