@@ -41,13 +41,14 @@ def test_perplexity_of_a_causal_language_model(tmp_path: Path, monkeypatch: pyte
     config = transformers.LlamaConfig(**SIZES, num_key_value_heads=2, max_position_embeddings=16)
     transformers.LlamaForCausalLM(config).bfloat16().save_pretrained(tmp_path)
     with isolated(LADDER["fp32"], 0, 1):
+        model = load_candidate("MODEL", str(tmp_path), 0)
+        assert {p.dtype for p in model.model.parameters()} == {torch.float32}
         sides = both_sides(
-            load_candidate("MODEL", str(tmp_path), 0),
+            model,
             load_candidate("BASELINE", str(tmp_path), 0),
             (LADDER["fp32"], LADDER["bf16-mixed"]),
             torch.device("cpu"),
         )
-        assert {p.dtype for p in sides[0].model.parameters()} == {torch.float32}
         found, other, notes = measure(sides, Examples("sentences", Sentences()), 8, 2)
         whole = next(Examples("sentences", Sentences()).batches(20))
         with torch.no_grad():
