@@ -60,7 +60,7 @@ class TrainingData:
         self._part_size = -(-self.batch_size // num_parts)
         starts = range(0, self.batch_size, self._part_size)
         self.shares = [min(self._part_size, self.batch_size - start) / self.batch_size for start in starts]
-        self._stream = _streamer(task.train_set, task.collate, device, dtype)
+        self._stream = streamer(task.train_set, task.collate, device, dtype)
         self._digest, self._num_digested = b"", 0
         self._first_content = self._hash_first_part()  # at once: items may be drawn at random, in later state
 
@@ -68,7 +68,7 @@ class TrainingData:
         """A fingerprint of the first micro-batch as the data set gives it, before any precision touches it."""
         content = hashlib.sha256()
         with torch.random.fork_rng(devices=[]):
-            stream = _streamer(self._task.train_set, self._task.collate, torch.device("cpu"), None)
+            stream = streamer(self._task.train_set, self._task.collate, torch.device("cpu"), None)
             _hash_batch(next(stream([self.order(0)[: self._part_size]])), content)
         return content.digest()
 
@@ -125,15 +125,22 @@ def validation_batches(
     task: Task, batch_size: int, device: torch.device, dtype: torch.dtype | None
 ) -> Callable[[], Iterator[Batch]]:
     """Passes over the validation set in its own order, the last batch as small as it comes."""
-    stream = _streamer(task.val_set, task.collate, device, dtype)
+    stream = streamer(task.val_set, task.collate, device, dtype)
     parts = list(torch.arange(len(task.val_set)).split(batch_size))  # type: ignore[arg-type]
     return lambda: stream(parts)
 
 
-def _streamer(
+def streamer(
     data: Dataset[Any], collate: Callable[[list[Any]], Batch] | None, device: torch.device, dtype: torch.dtype | None
 ) -> Callable[[Sequence[torch.Tensor]], Iterator[Batch]]:
-    """Index tensors -> batches: tensors in memory are gathered directly, all else goes through ``DataLoader``."""
+    """Index tensors -> batches: tensors in memory are gathered directly, all else goes through ``DataLoader``.
+
+    Args:
+        data: a map-style data set.
+        collate: as ``DataLoader``'s ``collate_fn``.
+        device: where batches are wanted.
+        dtype: of their floating-point inputs; ``None`` leaves them.
+    """
     if isinstance(data, TensorDataset) and collate is None:
         return _gatherer(data.tensors, device, dtype)
 

@@ -10,7 +10,7 @@ def functions(tree: ast.Module) -> list[str]:
     return sorted({node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)})
 
 
-def misfit(tree: ast.Module, name: str) -> str | None:
+def misfit(tree: ast.Module, name: str, or_none: bool = False) -> str | None:
     """Why a name of a module cannot be called with one argument, e.g. ``"is async"``; ``None`` where it might.
 
     Only what is certain counts: whatever else could bind the name somewhere will do.
@@ -18,6 +18,7 @@ def misfit(tree: ast.Module, name: str) -> str | None:
     Args:
         tree: of the whole module.
         name: of what is to be called.
+        or_none: whether a call without arguments would do as well.
     """
     binders = [node for node in ast.walk(tree) if _binds(node, name)]
     if not binders:
@@ -26,7 +27,7 @@ def misfit(tree: ast.Module, name: str) -> str | None:
         return None
     for statement in tree.body:
         if statement is binders[0]:
-            return _misfit_of_function(statement)
+            return _misfit_of_function(statement, or_none)
         targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
         if targets == binders and isinstance(value := getattr(statement, "value", None), _LITERALS):
             return f"is {ast.unparse(value)[:40]}"
@@ -42,7 +43,7 @@ def _binds(node: ast.AST, name: str) -> bool:
     return isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id == name
 
 
-def _misfit_of_function(node: ast.stmt) -> str | None:
+def _misfit_of_function(node: ast.stmt, or_none: bool) -> str | None:
     if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or node.decorator_list:
         return None
     if isinstance(node, ast.AsyncFunctionDef):
@@ -52,6 +53,6 @@ def _misfit_of_function(node: ast.stmt) -> str | None:
     required = [argument.arg for argument in positional[: len(positional) - len(wanted.defaults)]]
     required += [a.arg for a, default in zip(wanted.kwonlyargs, wanted.kw_defaults, strict=True) if default is None]
     if not positional and wanted.vararg is None:
-        return "takes no argument"
+        return None if or_none and not required else "takes no argument"
     by_keyword = len(required) == 1 and not positional
     return f"needs the arguments {', '.join(required)}" if len(required) > 1 or by_keyword else None

@@ -41,7 +41,7 @@ class Evaluator:
         """The metrics, and the values (num_examples,) per example of those that have them; waits once, at the end."""
         model = self._loop.model
         model.eval()
-        totals = {name: _total(metric) for name, metric in self.metrics.items()}
+        totals = {name: make_total(metric) for name, metric in self.metrics.items()}
         losses = _LossTotal()
         with torch.no_grad():
             for batch in islice(self._batches(), max_batches):
@@ -78,7 +78,7 @@ class _LossTotal:
         return math.nan if self._sum is None else float(self._sum) / self._count
 
 
-class _FunctionTotal:
+class FunctionTotal:
     """A metric function's values per example, or its sums and counts."""
 
     def __init__(self, metric: Callable[[Any, Batch], Any]) -> None:
@@ -87,6 +87,7 @@ class _FunctionTotal:
         self._sums: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def add(self, outputs: Any, batch: Batch) -> None:
+        """Takes in a batch."""
         found = self._metric(outputs, batch)
         if isinstance(found, tuple):
             total, count = found
@@ -101,13 +102,23 @@ class _FunctionTotal:
             self._values.append(values)
 
     def value(self) -> float:
+        """The metric over all batches so far; NaN where nothing counted."""
         if self._sums:
             count = float(sum(float(count) for _, count in self._sums))
             return float(sum(float(total) for total, _ in self._sums)) / count if count else math.nan
         return float(torch.cat(self._values).mean())
 
     def examples(self) -> NDArray[np.float64] | None:
+        """The values (num_examples,) per example; ``None`` where the metric gives sums and counts."""
         return torch.cat(self._values).cpu().numpy() if self._values else None
+
+    def sums(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Sums and counts (units,): of each example, or of each batch where the metric gives them so."""
+        examples = self.examples()
+        if examples is not None:
+            return examples, np.ones_like(examples)
+        total, count = (np.array([float(part) for part in parts]) for parts in zip(*self._sums, strict=True))
+        return total, count
 
 
 class _UpdatingTotal:
@@ -129,11 +140,12 @@ class _UpdatingTotal:
         return None
 
 
-def _total(metric: Callable[..., Any]) -> "_FunctionTotal | _UpdatingTotal":
+def make_total(metric: Callable[..., Any]) -> "FunctionTotal | _UpdatingTotal":
+    """What collects a metric over batches: ``add``, then ``value`` and ``examples``."""
     made = metric.func if isinstance(metric, functools.partial) else metric
     if isinstance(made, type) and hasattr(made, "update") and hasattr(made, "compute"):
         return _UpdatingTotal(metric)
-    return _FunctionTotal(metric)
+    return FunctionTotal(metric)
 
 
 def extremes(values: Mapping[str, float], highest: dict[str, float], lowest: dict[str, float]) -> None:

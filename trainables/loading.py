@@ -57,12 +57,13 @@ class TaskSource:
     search_path: str = ""
 
 
-def find_task(name: str, directory: Path | None = None) -> TaskSource:
+def find_task(name: str, directory: Path | None = None, or_none: bool = False) -> TaskSource:
     """Finds a task without running any of its code.
 
     Args:
         name: ``"module:function"`` or ``"path/to/file.py:function"``.
         directory: what relative paths and modules start from; default: the working directory.
+        or_none: whether a function that takes no argument will do, too.
 
     Raises:
         TaskError: it has another form, or its file, module or function does not exist, or it does not parse, or what
@@ -75,11 +76,11 @@ def find_task(name: str, directory: Path | None = None) -> TaskSource:
     if place.endswith(".py") or "/" in place:
         path = (directory / place).resolve()
         text = _read(path, name)
-        _check_function(text, function, str(path), name)
+        _check_function(text, function, str(path), name, or_none)
         return TaskSource(name, function, path=str(path), text=text, directory=str(directory))
     origin = _module_file(place, name, directory)
     if origin is not None:
-        _check_function(_read(origin, name), function, str(origin), name)
+        _check_function(_read(origin, name), function, str(origin), name, or_none)
     return TaskSource(name, function, module=place, directory=str(directory))
 
 
@@ -97,14 +98,14 @@ def _read(path: Path, name: str) -> str:
         _refuse(f"must lie in a file of UTF-8 text ({path} cannot be read: {error})", name, "check the file")
 
 
-def _check_function(text: str, function: str, path: str, name: str) -> None:
+def _check_function(text: str, function: str, path: str, name: str, or_none: bool) -> None:
     try:
         tree = ast.parse(text, path)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         line = getattr(error, "lineno", None) or 1
         condition = f"must lie in a file that Python can read ({path}:{line} is not valid Python: {describe(error)})"
         _refuse(condition, name, "correct the file")
-    why = misfit(tree, function)
+    why = misfit(tree, function, or_none)
     if why is not None:
         known = ", ".join(functions(tree)) or "no function"
         condition = f"must name a function that takes a configuration ({function} {why} in {path})"

@@ -54,6 +54,7 @@ def ampsweep(argv: Sequence[str] | None = None) -> NoReturn:
         "probe": (_probe, "which precisions this machine can train a task in"),
         "export": (_export, "the best trial's weights, configuration and verdicts, ready to load"),
         "report": (_report, "verdicts and tables of a sweep's results"),
+        "compare": (_compare, "a model against a baseline on test data: loss, accuracy, speed, size"),
         "doctor": (_doctor, "what this machine and cluster have, and what to do about each problem"),
     }
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -133,6 +134,12 @@ def _export(argv: list[str]) -> int:
     from sweeps.engine.export import export
 
     return export(argv)
+
+
+def _compare(argv: list[str]) -> int:
+    from sweeps.engine.compare import compare
+
+    return compare(argv)
 
 
 def _report(argv: list[str]) -> int:

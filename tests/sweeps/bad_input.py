@@ -19,8 +19,28 @@ async def later(config): pass
 value = 3
 """
 
+MODELS = """
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+def model(): return nn.Linear(4, 2)
+def wide(): return nn.Linear(8, 2)
+def three(): return nn.Linear(4, 3)
+def number(): return 3
+def raises(): raise ValueError("planted\\nhere")
+def data(): return TensorDataset(torch.zeros(16, 4), torch.zeros(16, dtype=torch.int64))
+def labels(): return TensorDataset(torch.zeros(16, 4), torch.full((16,), 2))
+def alone(): return TensorDataset(torch.zeros(16, 4))
+"""
+
 FILES = {
     "good.py": TASK,
+    "models.py": MODELS,
+    "torn.pt": "nothing",
+    "torn.npz": "nothing",
+    "torn/export.json": "{",
+    "lacks/export.json": "{}",
     "syntax.py": "def build(config:\n",
     "leaves.py": "import sys\ndef build(config): pass\nsys.exit(0)\n",
     "package/__init__.py": "raise SystemExit('planted')",
@@ -225,6 +245,50 @@ COMMANDS = [
     ("export results/other", "TARGET", "nothing", "see --help"),
     ("export results/other new", "results", "'results/other'", "leaves them"),
     ("export results/other new --precision bf17", "--precision", "'bf17'", "valid: 'fp32'"),
+    ("compare", "MODEL, BASELINE", "nothing", "see --help"),
+    ("compare models.py:model", "BASELINE", "nothing", "see --help"),
+    ("compare none good.py:build", "MODEL", "'none'", "give a folder that ampsweep export wrote"),
+    ("compare models.py models.py:model", "MODEL", "'models.py'", "give a folder that ampsweep export wrote"),
+    ("compare results/empty models.py:model", "MODEL", "'results/empty'", "give a folder that ampsweep export wrote"),
+    ("compare torn models.py:model", "MODEL", "JSONDecodeError", "export the trial again"),
+    ("compare lacks models.py:model", "MODEL", "{}", "export the trial again"),
+    ("compare models.py:modl models.py:model", "MODEL", "'models.py:modl'", "the file defines alone, data"),
+    ("compare models.py:model none.py:model", "BASELINE", "'none.py:model'", "name an existing Python file"),
+    ("compare models.py:number models.py:model", "MODEL", "int", "correct what it returns"),
+    ("compare models.py:raises models.py:model", "MODEL", "ValueError: planted here (models.py:", "correct it"),
+    ("compare models.py:model initial", "BASELINE", "'models.py:model'", "name the baseline itself"),
+    ("compare models.py:model models.py:model", "--data", "nothing", "give module:function"),
+    ("compare good.py:build models.py:model --data none.npz", "--data", "'none.npz'", "check the path"),
+    ("compare good.py:build models.py:model --data torn.npz", "--data", "ValueError", "correct it"),
+    ("compare good.py:build models.py:model --data torn.pt", "--data", "UnpicklingError", "correct it"),
+    ("compare good.py:build models.py:model --data file", "--data", "'file'", "give module:function"),
+    ("compare good.py:build models.py:model --data models.py:number", "--data", "int", "correct what it returns"),
+    ("compare models.py:model models.py:model --data models.py:alone", "--data", "neither", "add labels"),
+    ("compare models.py:model models.py:model --data models.py:labels", "--data", "2 to 2", "the same classes"),
+    (
+        "compare models.py:wide models.py:model --data models.py:data",
+        "--data",
+        "RuntimeError: mat1",
+        "as this model takes",
+    ),
+    ("compare models.py:model models.py:three --data models.py:data", "BASELINE", "3 and not 2", "the same classes"),
+    ("compare good.py:build models.py:model --num-samples 65", "--num-samples", "65", "lower it or leave it out"),
+    ("compare good.py:build models.py:model --num-samples 0", "--num-samples", "0", "give the number of examples"),
+    ("compare good.py:build models.py:model --num-samples x", "--num-samples", "'x'", "for example 8"),
+    ("compare good.py:build models.py:model --batch-size 0", "--batch-size", "0", "for example 32"),
+    ("compare good.py:build models.py:model --rounds 1", "--rounds", "1", "6 takes"),
+    ("compare good.py:build models.py:model --seed -1", "--seed", "-1", "such as 0"),
+    ("compare good.py:build models.py:model --num-threads 0", "--num-threads", "0", "for example 1"),
+    ("compare good.py:build models.py:model --precision bf17", "--precision", "'bf17'", "valid: fp32"),
+    ("compare good.py:build models.py:model --precision tf32 --device cpu", "--precision", "'tf32'", "use fp32"),
+    (
+        "compare good.py:build models.py:model --baseline-precision fp8-rowwise",
+        "--baseline-precision",
+        "'fp8-",
+        "use fp32",
+    ),
+    ("compare good.py:build models.py:model --device gpu", "--device", "'gpu'", "valid: cpu, cuda"),
+    ("compare good.py:build models.py:model --html", "--html", "'--html'", "see --help"),
     ("doctor stray", "arguments", "'stray'", "see --help"),
     ("doctor --storge x", "--storge", "'--storge'", "did you mean '--storage'?"),
     ("doctor --storage ''", "--storage", "''", "for example runs"),

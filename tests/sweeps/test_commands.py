@@ -70,7 +70,7 @@ def test_dry_run_of_tpe_says_what_is_known(tmp_path: Path):
 
 
 def test_commands_are_listed():
-    assert all(name in command(AMPSWEEP, "--help").stdout for name in ("run", "probe", "report", "export"))
+    assert all(name in command(AMPSWEEP, "--help").stdout for name in ("run", "probe", "report", "export", "compare"))
 
 
 @pytest.mark.ray

@@ -12,8 +12,9 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import TensorDataset
 
-from trainables import effective
-from trainables.effective import Observation, canary, judge, observe
+from trainables import products
+from trainables.canary import canary
+from trainables.effective import Observation, judge, observe
 from trainables.ladder import LADDER
 from trainables.loop import Loop
 from trainables.precision import numerics
@@ -332,7 +333,7 @@ def test_a_setting_that_holds_for_some_products_alone_is_that_of_their_canary(
         seen.append(torch._C._get_fp32_precision_getter("mkldnn", kind))
         return "bfloat16" if seen[-1] == "bf16" else "float32"
 
-    monkeypatch.setattr(effective, "canary", told)
+    monkeypatch.setattr(products, "canary", told)
     task = tiny_task()
     loop = make_loop(Task(NarrowsForAWhile(), task.train_set, task.val_set), batch_size=16)
     found = observe(loop)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from trainables import effective
+from trainables import products
 from trainables.ladder import LADDER
 from trainables.pairs import time_block
 from trainables.precision import numerics
@@ -57,13 +57,13 @@ def test_a_route_by_which_products_are_narrowed_is_not_taken(
     make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A CPU with AMX is mocked: where oneDNN may compute in BF16, its canary answers as such a CPU's would."""
-    honest = effective.canary
+    honest = products.canary
 
     def canary(*arguments: Any) -> str:
         narrowed = torch._C._get_fp32_precision_getter("mkldnn", "matmul") == "bf16"
         return "bfloat16" if narrowed else honest(*arguments)
 
-    monkeypatch.setattr(effective, "canary", canary)
+    monkeypatch.setattr(products, "canary", canary)
     assert probed(make_spec()).route == DEFAULT
     report = last_report(make_spec(route=ONEDNN))
     assert (report.status, report.route, report.effective_precision) == ("completed", DEFAULT, "fp32")

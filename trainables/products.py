@@ -1,0 +1,148 @@
+"""The matrix products of a step, and the formats that they ran in: by dispatch, and of FP32 tensors by a canary.
+
+Dispatch tells the dtypes of the tensors that each product was given. A canary at its shape, under the setting that was
+in force, tells what FP32 tensors were multiplied in.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass_type
+from torch.utils.flop_counter import flop_registry
+
+from trainables.canary import canary
+
+Product: TypeAlias = tuple[str, str, tuple[Any, ...], str]
+"""Kind and format of a matrix product; of FP32 alone, its shapes and the setting that may narrow it, as it was then."""
+
+
+class MatrixFlops(TorchDispatchMode):
+    """Counts matrix FLOPs by product."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._flops: Counter[Product] = Counter()
+        self._error: Exception | None = None
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """What was seen of ``"matmul"``, ``"conv"`` and ``"rnn"``."""
+        return frozenset(kind for kind, *_ in self._flops)
+
+    def by_format(self, device: torch.device) -> Counter[str]:
+        """Matrix FLOPs by the format that they ran in.
+
+        A canary of every shape: a library may pick one kernel for large products and another, in another format, for
+        small ones.
+
+        Args:
+            device: where they ran.
+
+        Raises:
+            Exception: a product could not be counted.
+        """
+        if self._error is not None:
+            raise self._error
+        flops: Counter[str] = Counter()
+        for (kind, ran, shapes, setting), count in self._flops.items():
+            if shapes:
+                with _as_it_was(kind, setting, device):
+                    ran = canary(kind, shapes, device)
+            flops[ran] += count
+        return flops
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: keeping ``torch.compile`` out of what it never sees imports all of it, which takes as long as PyTorch."""
+        return False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(is_traceable_wrapper_subclass_type(kind) for kind in types):
+            # What torchao wraps claims its old dtype; the products that it comes down to are seen here, too.
+            return NotImplemented
+        result = func(*args, **(kwargs or {}))
+        try:
+            self._count(func, args, kwargs or {}, result)
+        except Exception as error:  # the step itself goes on: whoever counts decides what that means
+            self._error = error
+        return result
+
+    def _count(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+        operation = str(func._overloadpacket).removesuffix("_for_cpu").replace("_for_cpu_backward", "_backward")
+        count = _FLOP_FORMULAS.get(operation)
+        if count is None:
+            return
+        flops = int(count(*args, **kwargs, out_val=result))
+        kind = next((kind for kind in ("conv", "rnn") if kind in operation), "matmul")
+        operand = [a for a in args if isinstance(a, torch.Tensor)][1]
+        fp32 = operand.dtype is torch.float32
+        how = (_shapes(operation, args), _setting(kind, operand.device)) if fp32 else ((), "")
+        ran = _float8_format(args[2]) if operation == "aten._scaled_mm" else str(operand.dtype).removeprefix("torch.")
+        self._flops[kind, ran, *how] += flops
+
+
+def _backend(device: torch.device) -> str:
+    return "cuda" if device.type == "cuda" else "mkldnn"
+
+
+def _setting(kind: str, device: torch.device) -> str:
+    """How FP32 products of a kind may be narrowed at this moment: a library may change it around its own calls."""
+    return str(torch._C._get_fp32_precision_getter(_backend(device), kind))
+
+
+def _float8_format(scale: torch.Tensor) -> str:
+    """The scaling of an FP8 product, told by its first scale; one of exactly 1 leaves scaling to a later operation."""
+    if scale.numel() > 1:
+        return "float8-rowwise"
+    return "float8" if scale.item() == 1 else "float8-tensorwise"
+
+
+def _rnn_flops(sequence: torch.Tensor, *args: Any, out_val: Any) -> int:
+    """Two FLOPs for each weight and time step of a fused recurrent layer, whose weights oneDNN takes singly."""
+    weights = args[0] if isinstance(args[0], list | tuple) else args[:2]
+    steps = sequence.numel() // sequence.shape[-1]
+    return 2 * steps * sum(int(weight.numel()) for weight in weights if weight.dim() == 2)
+
+
+def _rnn_backward_flops(*args: Any, out_val: Any) -> int:
+    return 2 * _rnn_flops(*args, out_val=out_val)
+
+
+_FLOP_FORMULAS = {str(operation): formula for operation, formula in flop_registry.items()} | {
+    f"aten.{name}{suffix}": formula
+    for name in ("mkldnn_rnn_layer", "_cudnn_rnn", "miopen_rnn")
+    for suffix, formula in (("", _rnn_flops), ("_backward", _rnn_backward_flops))
+}
+"""FLOP formulas by operation; attention on the CPU goes under the name that it has on CUDA."""
+
+
+def _shapes(operation: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What a canary of the same shape needs: (m, k, n), a convolution's arguments, or the shape of a sequence."""
+    if "rnn" in operation:
+        return tuple(args[0].shape)
+    if "conv" in operation:
+        # Both have a bias (or its size) between weight and stride; backward has the output's gradient in front.
+        image, weight, _, *rest = args[1:] if "backward" in operation else args
+        stride, padding, dilation, transposed, _, groups = rest[:6]
+        last = weight.dim() == 4 and weight.is_contiguous(memory_format=torch.channels_last)
+        layout = torch.channels_last if last else torch.contiguous_format
+        steps = (tuple(stride), tuple(padding), tuple(dilation))
+        return tuple(image.shape), tuple(weight.shape), layout, *steps, transposed, groups
+    operands = [a.shape for a in args if isinstance(a, torch.Tensor) and a.dim() >= 2][-2:]
+    return operands[0][-2], operands[0][-1], operands[-1][-1]
+
+
+@contextmanager
+def _as_it_was(kind: str, setting: str, device: torch.device) -> Iterator[None]:
+    key = (_backend(device), kind)
+    before = torch._C._get_fp32_precision_getter(*key)
+    try:
+        if setting != before:
+            torch._C._set_fp32_precision_setter(*key, setting)
+        yield
+    finally:
+        if setting != before:
+            torch._C._set_fp32_precision_setter(*key, before)
