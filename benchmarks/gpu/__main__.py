@@ -29,6 +29,7 @@ from benchmarks.gpu.windows import FULL, TINY_EFFORT
 from trainables.ladder import LADDER, Precision
 from trainables.loading import describe
 from trainables.loop import Loop
+from trainables.memory import settle_process
 from trainables.precision import unsupported_reason
 
 COMPILED = ("bf16-mixed", "tf32", "fp8-rowwise", "fp8-tensorwise", "bf16-true", "fp16-mixed", "fp16-true", "fp32")
@@ -74,14 +75,17 @@ class Session:
 
     def _measure(self, arm: Arm) -> list[Row]:
         """An arm's row, with a profile where it missed an aim."""
-        torch._dynamo.reset()
         rows = self.record.rows
-        with in_force(arm):
-            row, loop = measure_arm(arm, self.device, self.effort, rate_of(arm.precision, rows))
-            row.against_baseline = self._speedup(row, arm.precision)
-            if self.profile or (not self.tiny and missed([*rows, row], self.subjects, row)):
-                _add_profile(row, loop)
-        return [row]
+        try:
+            with in_force(arm):
+                row, loop = measure_arm(arm, self.device, self.effort, rate_of(arm.precision, rows))
+                row.against_baseline = self._speedup(row, arm.precision)
+                if self.profile or (not self.tiny and missed([*rows, row], self.subjects, row)):
+                    _add_profile(row, loop)
+            return [row]
+        finally:
+            if arm.compiled:  # else the compiled code keeps this model alive, and slows the next one's compilation
+                torch._dynamo.reset()
 
     def _speedup(self, row: Row, precision: Precision) -> float | None:
         """The eager baseline's time over a row's."""
@@ -107,6 +111,7 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="of every arm, not only where an aim was missed")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
+    settle_process()
     session = Session(arguments.json, arguments.tiny, arguments.profile)
     record = session.record
     parts = [part for part in session.parts() if not (arguments.eager and "compiled" in part.arm)]

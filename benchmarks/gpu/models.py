@@ -167,6 +167,8 @@ def _gpt(sizes: Subject) -> nn.Module:
             resid_pdrop=0.0,
             embd_pdrop=0.0,
             attn_pdrop=0.0,
+            bos_token_id=None,
+            eos_token_id=None,
             use_cache=False,
         )
     )

@@ -61,18 +61,17 @@ def run_all(parts: Sequence[Part], record: Record, device: torch.device, seconds
         elif part.share * seconds - spent < known.get(part.kind, part.estimate_s):
             record.add(Row(part.item, part.arm, LEFT_OUT))
         else:
-            with _alarm(seconds - spent):
-                rows = _attempt(part)
-            for row in rows:
+            for row in _attempt(part, seconds - spent):
                 record.add(row)
             release_memory(device)
             known[part.kind] = time.monotonic() - began
 
 
-def _attempt(part: Part) -> list[Row]:
+def _attempt(part: Part, seconds: float) -> list[Row]:
     """A part's rows, or one that says what became of it."""
     try:
-        return part.run()
+        with _alarm(seconds):
+            return part.run()
     except OutOfTime:
         return [Row(part.item, part.arm, LEFT_OUT, "cut off when the time was over")]
     except Exception as error:
@@ -82,13 +81,13 @@ def _attempt(part: Part) -> list[Row]:
 
 @contextmanager
 def _alarm(seconds: float) -> Iterator[None]:
-    """Raises :class:`OutOfTime` inside once the seconds are over."""
+    """Raises :class:`OutOfTime` inside once the seconds are over, and again for what swallows it, as destructors do."""
 
     def ring(number: int, frame: types.FrameType | None) -> None:
         raise OutOfTime
 
     before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001))
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001), 5.0)
     try:
         yield
     finally:

@@ -19,7 +19,7 @@ from trainables.isolation import isolated, seed_everything
 from trainables.ladder import Precision
 from trainables.loading import build_task
 from trainables.loop import Loop
-from trainables.memory import peak_memory_bytes, release_memory
+from trainables.memory import peak_memory_bytes
 
 OURS, BY_HAND = "ours", "bare"
 
@@ -55,7 +55,6 @@ def measure_arm(arm: Arm, device: torch.device, effort: Effort, rate: float | No
         effort: how much is measured.
         rate: of matrix products in the arm's format, FLOP/s.
     """
-    release_memory(device)
     spec = arm.subject.spec()
     loop, observation = build_observed(spec, arm.precision, device, num_steps=False)
     row = Row(arm.subject.name, arm.name, effective=observation.effective, attention=attention_of(loop))
@@ -101,10 +100,13 @@ def _fill(row: Row, subject: Subject, loop: Loop, times: dict[str, list[float]],
 
 def _peak(loop: Loop, observation: Observation) -> tuple[int, int | None]:
     """Bytes allocated and reserved at the peak of two steps of a warm loop; none are reserved on the CPU."""
-    release_memory(loop.device)
+    on_gpu = loop.device.type == "cuda"
+    if on_gpu:  # what observing took is no part of a step
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(loop.device)
     loop.train(2)
     allocated = peak_memory_bytes(loop.model, loop.optimizer, observation.activations, loop.device)
-    return allocated, torch.cuda.max_memory_reserved(loop.device) if loop.device.type == "cuda" else None
+    return allocated, torch.cuda.max_memory_reserved(loop.device) if on_gpu else None
 
 
 class _Attention(TorchDispatchMode):

@@ -29,7 +29,7 @@ class Effort:
     products_s: float
 
 
-FULL, TINY_EFFORT = Effort(6, 300.0, 5, 12.0), Effort(2, 5.0, 2, 0.3)
+FULL, TINY_EFFORT = Effort(6, 300.0, 5, 12.0), Effort(2, 1.0, 1, 0.1)
 
 
 def take_turns(contestants: Mapping[str, Train], device: torch.device, effort: Effort) -> dict[str, list[float]]:
