@@ -50,10 +50,12 @@ def digest_fault(precision: str, baseline: str, pairs: Sequence[Pair]) -> str:
     within = [both for pair in pairs for both in _observed(pair)]
     weights = [(arm.init_digest, base.init_digest) for arm, base in within]
     order = [(arm.data_digest, base.data_digest) for arm, base in within]
+    compiled = [(arm.compiled, base.compiled) for arm, base in within]
     arms = f"{precision} and {baseline}"
     for num, fault in (
         (_num_different(weights), f"the initial weights of {arms} differ"),
         (_num_different(order), f"the order of the data differs between {arms}"),
+        (_num_different(compiled), f"one of {arms} ran compiled and the other did not (set compile for both)"),
         (_num_missing(weights), f"the initial weights of {arms} were not recorded"),
         (_num_missing(order), f"the order of the data was not recorded for {arms}"),
     ):
@@ -62,15 +64,16 @@ def digest_fault(precision: str, baseline: str, pairs: Sequence[Pair]) -> str:
     return ""
 
 
-Digests = Sequence[tuple[str | None, str | None]]
+Both = Sequence[tuple[str | None, str | None]] | Sequence[tuple[bool | None, bool | None]]
+"""What was seen of the arm and of the baseline, by pair."""
 
 
-def _num_different(digests: Digests) -> int:
-    return sum(arm is not None and base is not None and arm != base for arm, base in digests)
+def _num_different(seen: Both) -> int:
+    return sum(arm is not None and base is not None and arm != base for arm, base in seen)
 
 
-def _num_missing(digests: Digests) -> int:
-    return sum(arm is None or base is None for arm, base in digests)
+def _num_missing(seen: Both) -> int:
+    return sum(arm is None or base is None for arm, base in seen)
 
 
 def _observed(pair: Pair) -> list[tuple[Observed, Observed]]:

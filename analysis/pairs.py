@@ -23,6 +23,7 @@ class Observed:
     effective_precision: str | None
     init_digest: str | None
     data_digest: str | None
+    compiled: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -206,7 +207,8 @@ def _timed(row: dict[Any, Any]) -> TimedArm:
 
 
 def _observed(row: dict[Any, Any]) -> Observed:
-    return Observed(_text(row["effective_precision"]), _text(row["init_digest"]), _text(row["data_digest"]))
+    compiled = row["compiled"] if isinstance(row["compiled"], bool) else None
+    return Observed(_text(row["effective_precision"]), _text(row["init_digest"]), _text(row["data_digest"]), compiled)
 
 
 def _text(value: object) -> str | None:

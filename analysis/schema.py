@@ -75,6 +75,7 @@ TRIAL_COLUMNS: Final = {
     "effective_precision": "string",
     "effective_share": "float64",
     "route": "string",
+    "compiled": "boolean",
     "seed": "Int64",
     # config/<name>... stand here
     "epochs": "float64",
@@ -136,6 +137,7 @@ TIMING_COLUMNS: Final = {
     "samples_per_s": "float64",
     "peak_memory_bytes": "Int64",
     "route": "string",
+    "compiled": "boolean",
     "effective_precision": "string",
     "effective_share": "float64",
     "init_digest": "string",

@@ -1,18 +1,23 @@
 """A trial's device and loop."""
 
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 import torch
 
-from trainables.effective import Observation, observe
+from trainables.compiler import CompiledModel, CompileError
+from trainables.effective import Observation, observe, undisturbed
 from trainables.hyperparameters import Hyperparameters
 from trainables.isolation import seed_everything
 from trainables.ladder import Precision
-from trainables.loading import build_task
+from trainables.loading import build_task, describe
 from trainables.loop import Loop
+from trainables.memory import is_out_of_memory
 from trainables.routes import DEFAULT
 from trainables.spec import TrialSpec
+from trainables.task import Batch
 
 
 def pick_device(num_gpus: float) -> torch.device:
@@ -53,7 +58,7 @@ def build_loop(spec: TrialSpec, precision: Precision, device: torch.device, num_
 def build_observed(
     spec: TrialSpec, precision: Precision, device: torch.device, num_steps: bool = True
 ) -> tuple[Loop, Observation]:
-    """A trial's loop, and what its first step does.
+    """A trial's loop, compiled where that is asked for, and what its first step does.
 
     The route is one that suited another configuration: where this one cannot take it, or would not compute in its
     precision by it, the loop takes the default route. So it does where a step draws random numbers: tensors are filled
@@ -61,7 +66,20 @@ def build_observed(
 
     Args:
         spec, precision, device, num_steps: as of :func:`build_loop`.
+
+    Raises:
+        CompileError: the model cannot be compiled.
     """
+    loop, observation = _build_eager(spec, precision, device, num_steps)
+    # Only now, since a step that dispatch is watching is never compiled again.
+    if spec.compiles(precision) and not (observation.flops and observation.mismatch(precision)):
+        compile_steps(loop)
+    return loop, observation
+
+
+def _build_eager(
+    spec: TrialSpec, precision: Precision, device: torch.device, num_steps: bool
+) -> tuple[Loop, Observation]:
     if spec.route != DEFAULT:
         with suppress(Exception):
             loop = build_loop(spec, precision, device, num_steps)
@@ -71,3 +89,39 @@ def build_observed(
         spec = replace(spec, route=DEFAULT)
     loop = build_loop(spec, precision, device, num_steps)
     return loop, observe(loop)
+
+
+def compile_steps(loop: Loop) -> None:
+    """Has a loop's steps run compiled, by compiling them now, outside of all that is timed; leaves it as it was.
+
+    Args:
+        loop: before its first step, its precision's numerics and :func:`trainables.compiler.compiler` in force.
+
+    Raises:
+        CompileError: the model cannot be compiled.
+    """
+    model = CompiledModel(loop.model)
+    loop.train_by(model)
+    try:
+        with undisturbed(loop.model):
+            loop.model.train()
+            # Two steps, since batches of varying shapes are compiled once for the first shape and once for all others.
+            for batch in {_shapes(batch): batch for batch in loop.data.first_parts(2)}.values():
+                loop.forward(batch)[1].backward()
+    except Exception as error:
+        if is_out_of_memory(error) or isinstance(error, CompileError):
+            raise
+        reason = f"torch.compile failed on the model: {describe(error)}; leave compile off, or correct the model"
+        raise CompileError(reason) from None
+    finally:
+        loop.optimizer.zero_grad(set_to_none=True)
+    if not model.num_graphs:
+        raise CompileError("torch.compile found nothing to compile in the model; leave compile off")
+
+
+def _shapes(batch: Batch) -> tuple[Any, ...]:
+    """The shapes of a batch's tensors, at any depth."""
+    if isinstance(batch, torch.Tensor):
+        return tuple(batch.shape)
+    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, tuple | list) else ()
+    return tuple(_shapes(part) for part in parts)

@@ -111,6 +111,11 @@ class TrainingData:
         """The first micro-batch of the run, drawn apart from :meth:`batches`."""
         return next(self._stream([self.order(0)[: self._part_size]]))
 
+    def first_parts(self, num_steps: int) -> Iterator[Batch]:
+        """The micro-batches of the run's first steps, drawn apart from :meth:`batches`."""
+        order = self.order(0)[: num_steps * self.batch_size]
+        return self._stream([part for step in order.split(self.batch_size) for part in step.split(self._part_size)])
+
     def digest(self) -> str:
         """A fingerprint of the order so far and of the first micro-batch's content."""
         return hashlib.sha256(self._digest + self._first_content).hexdigest()[:16]

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass_type
 from torch.utils.flop_counter import flop_registry
 
 from trainables.ladder import Precision
@@ -23,6 +23,11 @@ from trainables.memory import activation_bytes
 
 EFFECTIVE_SHARE = 0.9
 """Share of a step's matrix FLOPs that must have run in a precision's format for it to be effective."""
+
+FLOAT8_SHARE = 0.5
+"""Share that must have run in FP8 for an FP8 precision to be effective; with BF16's it must reach the above."""
+
+_FLOAT8 = ("float8-tensorwise", "float8-rowwise")
 
 _NAMES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
@@ -62,7 +67,7 @@ class _MatrixFlops(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.flops: Counter[tuple[str, torch.dtype]] = Counter()
+        self.flops: Counter[tuple[str, torch.dtype | str]] = Counter()
         self.largest: dict[str, tuple[int, tuple[Any, ...]]] = {}
 
     @classmethod
@@ -71,6 +76,10 @@ class _MatrixFlops(TorchDispatchMode):
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(is_traceable_wrapper_subclass_type(kind) for kind in types):
+            return (
+                NotImplemented  # what torchao wraps claims its old dtype; the products that it becomes come here, too
+            )
         result = func(*args, **(kwargs or {}))
         operation = str(func._overloadpacket).removesuffix("_for_cpu").replace("_for_cpu_backward", "_backward")
         count = _FLOP_FORMULAS.get(operation)
@@ -78,10 +87,17 @@ class _MatrixFlops(TorchDispatchMode):
             flops = int(count(*args, **(kwargs or {}), out_val=result))
             kind = next((kind for kind in ("conv", "rnn") if kind in operation), "matmul")
             dtype = [a for a in args if isinstance(a, torch.Tensor)][1].dtype
-            self.flops[kind, dtype] += flops
+            self.flops[kind, _float8_format(args[2]) if operation == "aten._scaled_mm" else dtype] += flops
             if dtype is torch.float32 and flops > self.largest.get(kind, (0, ()))[0]:
                 self.largest[kind] = (flops, _shapes(operation, args))
         return result
+
+
+def _float8_format(scale: torch.Tensor) -> str:
+    """The scaling of an FP8 product, told by its first scale; one of exactly 1 leaves scaling to a later operation."""
+    if scale.numel() > 1:
+        return "float8-rowwise"
+    return "float8" if scale.item() == 1 else "float8-tensorwise"
 
 
 def _rnn_flops(sequence: torch.Tensor, *args: Any, out_val: Any) -> int:
@@ -124,7 +140,7 @@ def observe(loop: Loop) -> Observation:
     Args:
         loop: before or during training, its precision's numerics in force.
     """
-    with _undisturbed(loop.model), _MatrixFlops() as seen, activation_bytes(loop.model) as saved:
+    with undisturbed(loop.model), _MatrixFlops() as seen, activation_bytes(loop.model) as saved:
         loop.model.train()
         batch, before = loop.data.first_part(), _generators(loop.device)
         loss = loop.forward(batch)[1]
@@ -135,7 +151,8 @@ def observe(loop: Loop) -> Observation:
     inner = {kind: canary(kind, shapes, loop.device) for kind, (_, shapes) in seen.largest.items()}
     flops: Counter[str] = Counter()
     for (kind, dtype), count in seen.flops.items():
-        flops[inner.get(kind, "float32") if dtype is torch.float32 else _NAMES.get(dtype, str(dtype))] += count
+        name = dtype if isinstance(dtype, str) else _NAMES.get(dtype, str(dtype))
+        flops[inner.get(kind, "float32") if dtype is torch.float32 else name] += count
     return replace(judge(loop.precision, flops, activations), draws=draws)
 
 
@@ -150,28 +167,41 @@ def judge(precision: Precision, flops: Counter[str], activations: int = 0) -> Ob
 
     Args:
         precision: what was asked for.
-        flops: format (``float32``, ``tf32``, ``bfloat16``, ``float16``, ...) -> matrix FLOPs.
+        flops: format (``float32``, ``tf32``, ``bfloat16``, ``float16``, ``float8-rowwise``, ...) -> matrix FLOPs.
         activations: bytes saved for backward.
     """
+    flops = _scaled_later(flops)
     total = sum(flops.values())
-    share = flops[precision.compute] / total if total else math.nan
+    share = flops[precision.format] / total if total else math.nan
     effective = None
     if total:
         ran, most = flops.most_common(1)[0]
-        if most / total >= EFFECTIVE_SHARE:
+        # FP8 is for linear layers: attention and small layers are meant to stay in BF16.
+        meant = flops["bfloat16"] if ran in _FLOAT8 and most / total >= FLOAT8_SHARE else 0
+        if (most + meant) / total >= EFFECTIVE_SHARE:
             effective = _label(ran, precision)
-    return Observation(effective, share, dict(flops), activations)
+    return Observation(effective, share, {name: count for name, count in flops.items() if count}, activations)
+
+
+def _scaled_later(flops: Counter[str]) -> Counter[str]:
+    """FP8 products whose scales are applied afterwards, as torchao's backward has it, under the step's only scaling."""
+    scalings = [name for name in _FLOAT8 if flops[name]]
+    if len(scalings) != 1:
+        return flops
+    return Counter({**flops, scalings[0]: flops[scalings[0]] + flops["float8"], "float8": 0})
 
 
 def _label(ran: str, precision: Precision) -> str:
-    if ran == precision.compute:
+    if ran == precision.format:
         return precision.name
+    if ran in _FLOAT8:
+        return ran.replace("float8", "fp8")
     stored = "true" if precision.parameters == ran else "mixed"
     return {"float32": "fp32", "bfloat16": f"bf16-{stored}", "float16": f"fp16-{stored}"}.get(ran, ran)
 
 
 @contextmanager
-def _undisturbed(model: nn.Module) -> Iterator[None]:
+def undisturbed(model: nn.Module) -> Iterator[None]:
     """Puts back the buffers (such as BatchNorm's running statistics) and the generators that a step moves."""
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     devices = [torch.cuda.current_device()] if next(model.parameters()).is_cuda else []

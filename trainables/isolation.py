@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from trainables.compiler import compiler
 from trainables.ladder import Precision
 from trainables.precision import numerics
 
@@ -22,7 +23,9 @@ def seed_everything(seed: int) -> None:
 
 
 @contextmanager
-def isolated(precision: Precision, seed: int, num_threads: int, directory: str = "") -> Iterator[dict[str, str]]:
+def isolated(
+    precision: Precision, seed: int, num_threads: int, directory: str = "", compile: bool = False
+) -> Iterator[dict[str, str]]:
     """Sets all global state that a trial depends on, and restores what stood before.
 
     Args:
@@ -31,6 +34,7 @@ def isolated(precision: Precision, seed: int, num_threads: int, directory: str =
         num_threads: threads of an operation on the CPU, at least 1.
         directory: the working directory, where this machine has it: relative paths then mean what they mean to the
             user, whatever folder the worker runs in.
+        compile: whether models are to be compiled.
 
     Yields:
         the numeric settings as they were read back.
@@ -43,7 +47,7 @@ def isolated(precision: Precision, seed: int, num_threads: int, directory: str =
             os.chdir(directory)
         torch.set_num_threads(num_threads)
         seed_everything(seed)
-        with numerics(precision) as settings:
+        with compiler(compile, num_threads), numerics(precision) as settings:
             yield settings
     finally:
         os.environ.clear()

@@ -15,19 +15,31 @@ class Precision:
             ``bfloat16``, ``float16`` or ``float8``.
         parameters: dtype name of parameters, gradients and optimizer state.
         summary: one phrase for tables and ``--help``.
-        not_built: why ampsweep cannot run it yet; ``None`` for all that it can.
+        scaling: of ``float8``: ``tensorwise`` or ``rowwise``; empty for all other formats.
     """
 
     name: str
     compute: str
     parameters: str
     summary: str
-    not_built: str | None = None
+    scaling: str = ""
 
     @property
-    def autocast(self) -> bool:
-        """Whether autocast picks the dtype of each operation."""
-        return self.compute in ("bfloat16", "float16") and self.parameters == "float32"
+    def format(self) -> str:
+        """What an observed step calls products in its format: ``compute``, of FP8 with the scaling."""
+        return f"{self.compute}-{self.scaling}" if self.scaling else self.compute
+
+    @property
+    def autocast(self) -> str | None:
+        """The dtype that autocast picks for matrix products: BF16 beside FP8's layers; ``None`` without autocast."""
+        if self.parameters != "float32":
+            return None
+        return {"bfloat16": "bfloat16", "float16": "float16", "float8": "bfloat16"}.get(self.compute)
+
+    @property
+    def needs_compile(self) -> bool:
+        """Whether it is compiled in any case: FP8's scales and casts, unfused, cost more than its products gain."""
+        return self.compute == "float8"
 
     @property
     def scaled(self) -> bool:
@@ -42,10 +54,13 @@ _ENTRIES = (
     Precision("fp16-mixed", "float16", "float32", "autocast to FP16 with a loss scale, FP32 parameters"),
     Precision("bf16-true", "bfloat16", "bfloat16", "parameters and optimizer state in BF16"),
     Precision(
-        "fp16-true", "float16", "float16", "parameters and optimizer state in FP16", "FP16 parameters are not built yet"
+        "fp16-true",
+        "float16",
+        "float16",
+        "everything in FP16, unscaled: gradients and updates below 6e-5 fade or vanish, large ones overflow",
     ),
-    Precision("fp8-tensorwise", "float8", "float32", "FP8 linear layers, one scale a tensor", "FP8 is not built yet"),
-    Precision("fp8-rowwise", "float8", "float32", "FP8 linear layers, one scale a row", "FP8 is not built yet"),
+    Precision("fp8-tensorwise", "float8", "float32", "FP8 linear layers, one scale a tensor, else BF16", "tensorwise"),
+    Precision("fp8-rowwise", "float8", "float32", "FP8 linear layers, one scale a row, else BF16", "rowwise"),
 )
 
 LADDER: Mapping[str, Precision] = MappingProxyType({entry.name: entry for entry in _ENTRIES})

@@ -6,7 +6,9 @@ from typing import Any
 
 import torch
 
+from trainables.compiler import CompiledModel
 from trainables.data import TrainingData
+from trainables.float8 import to_float8
 from trainables.hyperparameters import Hyperparameters
 from trainables.isolation import weights_digest
 from trainables.ladder import Precision
@@ -64,13 +66,15 @@ class Loop:
         self.dtype = None if precision.parameters == "float32" else getattr(torch, precision.parameters)
         self.init_digest = weights_digest(task.model)
         self.model = task.model.to(device=device, dtype=self.dtype)
+        if precision.scaling:
+            self.model = to_float8(self.model, precision.scaling)
         take_route(route, self.model)
         self.data = TrainingData(task, hyper.batch_size, hyper.accumulate_steps, seed, device, self.dtype)
         self.scaler = make_scaler(precision, device)
         self.optimizer = make_optimizer(task, hyper)
         self.autocast = autocast(precision, device)
         self.step = 0
-        self._forward = make_forward(self.model)
+        self._forward = self._train_forward = make_forward(self.model)
         self._loss = task.loss or default_loss
         self._parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self._batches = self.data.batches()
@@ -92,10 +96,19 @@ class Loop:
             return []
         return [learning_rate_factor(i, num_steps, hyper.warmup_frac, hyper.lr_schedule) for i in range(num_steps)]
 
+    @property
+    def is_compiled(self) -> bool:
+        """Whether training steps run compiled."""
+        return self._train_forward is not self._forward
+
+    def train_by(self, compiled: CompiledModel) -> None:
+        """Calls a compiled model in training from now on; evaluation stays eager, the same arithmetic for all."""
+        self._train_forward = make_forward(self.model, compiled)
+
     def forward(self, batch: Batch) -> tuple[Any, torch.Tensor]:
         """A batch's outputs and loss, in the precision's autocast."""
         with self.autocast:
-            outputs = self._forward(batch)
+            outputs = (self._train_forward if self.model.training else self._forward)(batch)
             if self.dtype is not None:
                 outputs = upcast(outputs)
             return outputs, self._loss(outputs, batch)

@@ -134,8 +134,14 @@ def _refuse_single_logit(logits: torch.Tensor) -> None:
         )
 
 
-def make_forward(model: nn.Module) -> Callable[[Batch], Any]:
-    """How to call a model on a batch: a dict as keywords that its ``forward`` knows, a tuple without its labels."""
+def make_forward(model: nn.Module, call: Callable[..., Any] | None = None) -> Callable[[Batch], Any]:
+    """How to call a model on a batch: a dict as keywords that its ``forward`` knows, a tuple without its labels.
+
+    Args:
+        model: whose ``forward`` is asked what it knows.
+        call: what is called in its place, with the same arguments.
+    """
+    run = call or model
     parameters = inspect.signature(model.forward).parameters.values()
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
     known = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
@@ -143,10 +149,10 @@ def make_forward(model: nn.Module) -> Callable[[Batch], Any]:
     def forward(batch: Batch) -> Any:
         if isinstance(batch, Mapping):
             if takes_any or known & batch.keys():
-                return model(**{name: value for name, value in batch.items() if takes_any or name in known})
-            return model(batch)
+                return run(**{name: value for name, value in batch.items() if takes_any or name in known})
+            return run(batch)
         if isinstance(batch, tuple | list):
-            return model(*batch[:-1]) if len(batch) > 1 else model(*batch)
-        return model(batch)
+            return run(*batch[:-1]) if len(batch) > 1 else model(*batch)
+        return run(batch)
 
     return forward

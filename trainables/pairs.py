@@ -60,6 +60,7 @@ class Arm:
             "precision": self.precision,
             "is_copy": self.is_copy,
             "route": self.loop.route,
+            "compiled": self.loop.is_compiled,
             "window_ms": self.window_ms,
             "effective_precision": self.effective_precision,
             "effective_share": self.effective_share,
@@ -83,10 +84,10 @@ def time_block(job: TimingJob) -> dict[str, Any]:
         device = pick_device(job.trial.num_gpus)
         record["device"] = device_name(device)
         load_function(job.trial.task)
+        trial, precisions = job.trial, [LADDER[name] for name in job.precisions]
+        compile = any(trial.compiles(precision) for precision in precisions)
         with ExitStack() as stack:
-            stack.enter_context(
-                isolated(LADDER[job.precisions[0]], job.trial.seed, job.trial.num_threads, job.trial.task.directory)
-            )
+            stack.enter_context(isolated(precisions[0], trial.seed, trial.num_threads, trial.task.directory, compile))
             names = arm_names(job.precisions, swapped=job.trial.seed % 2 == 1)
             arms = [_build(job, name, is_copy, device) for name, is_copy in names]
             record["contended"] = _run(arms, job.windows)

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import torch
 
+from trainables.float8 import torchao_reason
 from trainables.ladder import LADDER, Precision
 
 FP32_OPERATIONS = (
@@ -43,8 +44,8 @@ def unsupported_reason(precision: Precision, device: torch.device) -> str | None
 
     Support is not speed: a CPU without BF16 or FP16 units still computes in them, slowly. The probe measures that.
     """
-    if precision.not_built is not None:
-        return precision.not_built
+    if precision.compute == "float8":
+        return float8_reason(device) or torchao_reason()
     if device.type == "cuda":
         return _cuda_reason(precision, torch.cuda.get_device_capability(device))
     if precision.compute == "tf32":
@@ -57,6 +58,16 @@ def _cuda_reason(precision: Precision, capability: tuple[int, int]) -> str | Non
         what = "TF32" if precision.compute == "tf32" else "BF16"
         return f"{what} needs an NVIDIA GPU of sm_80 or up; this one is sm_{capability[0]}{capability[1]}"
     return None
+
+
+def float8_reason(device: torch.device) -> str | None:
+    """Why a device has no FP8 products, or ``None`` if it has."""
+    if device.type != "cuda":
+        return "FP8 is a format of NVIDIA GPUs (sm_89 and up); this is a CPU"
+    major, minor = torch.cuda.get_device_capability(device)
+    return (
+        None if (major, minor) >= (8, 9) else f"FP8 needs an NVIDIA GPU of sm_89 or up; this one is sm_{major}{minor}"
+    )
 
 
 def device_name(device: torch.device) -> str:
@@ -158,9 +169,9 @@ def numerics(precision: Precision) -> Iterator[dict[str, str]]:
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
     """A context for forward and loss; one object serves every step."""
-    if not precision.autocast:
+    if precision.autocast is None:
         return nullcontext()
-    return torch.autocast(device.type, dtype=getattr(torch, precision.compute))
+    return torch.autocast(device.type, dtype=getattr(torch, precision.autocast))
 
 
 def make_scaler(precision: Precision, device: torch.device) -> torch.amp.GradScaler | None:

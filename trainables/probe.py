@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from trainables.build import build_observed, pick_device
+from trainables.compiler import CompileError
 from trainables.effective import Observation
 from trainables.evaluation import Evaluator
 from trainables.isolation import isolated
@@ -45,6 +46,7 @@ class ProbeResult:
         status_reason: one sentence for any status but ``completed``.
         effective_precision, effective_share: what a step really ran in.
         route: the fastest kernel route, which trials in this precision are to take.
+        compiled: whether its steps ran compiled; false where that failed.
         step_ms: median time of a step; ``fastest_ms``: of the fastest; ``default_ms``: median by the default route.
         samples_per_s: training examples per second at that time.
         peak_memory_bytes: of a training step.
@@ -59,6 +61,7 @@ class ProbeResult:
     effective_precision: str | None = None
     effective_share: float | None = None
     route: str | None = None
+    compiled: bool | None = None
     step_ms: float | None = None
     default_ms: float | None = None
     fastest_ms: float | None = None
@@ -115,7 +118,7 @@ def _probe_one(
 ) -> ProbeResult:
     try:
         load_function(spec.task)
-        with isolated(precision, spec.seed, spec.num_threads, spec.task.directory):
+        with isolated(precision, spec.seed, spec.num_threads, spec.task.directory, spec.compiles(precision)):
             spec = replace(spec, route=route or DEFAULT)
             loop, observation = build_observed(spec, precision, device, num_steps=False)
             metrics = _check_evaluation(loop)  # what fails in evaluation, too, is to be known now
@@ -129,7 +132,8 @@ def _probe_one(
         raise
     except (Exception, SystemExit) as error:
         status = "out_of_memory" if is_out_of_memory(error) else "errored"
-        return ProbeResult(precision.name, status, describe(error))
+        compiled = False if isinstance(error, CompileError) else None
+        return ProbeResult(precision.name, status, describe(error), compiled=compiled)
     finally:
         release_memory(device)
 
@@ -178,6 +182,7 @@ def _result(
         "effective_precision": observation.effective,
         "effective_share": observation.share if observation.flops else None,
         "route": loop.route,
+        "compiled": loop.is_compiled,
         "step_ms": step_ms,
         "fastest_ms": min(times_ms),
         "samples_per_s": 1e3 * loop.data.batch_size / step_ms,

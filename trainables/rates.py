@@ -13,7 +13,7 @@ from trainables.isolation import isolated
 from trainables.kernels import serving_kernel
 from trainables.ladder import LADDER
 from trainables.loading import describe
-from trainables.precision import device_name, unsupported_reason
+from trainables.precision import device_name, float8_reason, unsupported_reason
 
 FORMATS = {
     "fp32": "float32",
@@ -95,12 +95,8 @@ def matrix_rates(device: torch.device, seconds: float = 2.0, num_threads: int = 
 def _unsupported(name: str, device: torch.device) -> str | None:
     """Why a device has no arithmetic in a format."""
     if name == "fp8":
-        if device.type != "cuda":
-            return "FP8 is a format of NVIDIA GPUs (sm_89 and up); this is a CPU"
-        capability = torch.cuda.get_device_capability(device)
-        known = f"this one is sm_{capability[0]}{capability[1]}"
-        return None if capability >= (8, 9) else f"FP8 needs an NVIDIA GPU of sm_89 or up; {known}"
-    entry = next(entry for entry in LADDER.values() if entry.compute == FORMATS[name] and entry.not_built is None)
+        return float8_reason(device)
+    entry = next(entry for entry in LADDER.values() if entry.compute == FORMATS[name])
     return unsupported_reason(entry, device)
 
 

@@ -27,7 +27,7 @@ class TrialReport:
         metrics: ``val_loss`` and ``val_<name>`` of every metric, at this report.
         highest, lowest: the extremes so far of each of ``metrics``; which of them is best is for the sweep to say.
         learning_rate, grad_norm, loss_scale: after the interval's last step.
-        route: kernel route of its steps.
+        route: kernel route of its steps; ``compiled``: whether they run compiled, false where that failed.
         effective_precision, effective_share: what a step really ran in; ``None`` where it could not be told.
         peak_memory_bytes: of a training step.
         device: the device's type by name; ``node``: the host's name.
@@ -56,6 +56,7 @@ class TrialReport:
     grad_norm: float | None = None
     loss_scale: float | None = None
     route: str | None = None
+    compiled: bool | None = None
     effective_precision: str | None = None
     effective_share: float | None = None
     peak_memory_bytes: int | None = None

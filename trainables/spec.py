@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from trainables.ladder import Precision
 from trainables.loading import TaskSource
 from trainables.routes import DEFAULT
 
@@ -78,6 +79,7 @@ class TrialSpec:
         num_cpus: threads for the CPU's share of the work, at least 1.
         num_gpus: GPUs of this trial; 0 trains on the CPU.
         route: one of :data:`trainables.routes.ROUTES`.
+        compile: whether training steps are compiled, as some precisions always are.
         examples_of: the metric whose value per validation example the last report carries; ``None`` for none.
         checkpoints: where it is saved; ``None`` saves nothing.
         to_beat: the best metric of a completed trial so far: weights that do not beat it are not kept.
@@ -92,6 +94,7 @@ class TrialSpec:
     num_cpus: float = 1
     num_gpus: float = 0
     route: str = DEFAULT
+    compile: bool = False
     examples_of: str | None = None
     checkpoints: Checkpoints | None = None
     to_beat: float | None = None
@@ -100,6 +103,10 @@ class TrialSpec:
     def num_threads(self) -> int:
         """Threads that an operation on the CPU may use."""
         return max(1, int(self.num_cpus))
+
+    def compiles(self, precision: Precision) -> bool:
+        """Whether steps in a precision are compiled."""
+        return self.compile or precision.needs_compile
 
     @property
     def checkpoint_folder(self) -> Path | None:

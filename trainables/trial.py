@@ -17,6 +17,7 @@ import torch
 from trainables import checkpoint
 from trainables.build import build_observed, pick_device
 from trainables.checkpoint import Saver
+from trainables.compiler import CompileError
 from trainables.effective import Observation
 from trainables.evaluation import Evaluator
 from trainables.figures import divergence, fill, fill_times, known
@@ -71,6 +72,8 @@ class Trial:
         except (Exception, SystemExit) as error:
             self._report.status = "out_of_memory" if is_out_of_memory(error) else "errored"
             self._report.status_reason = describe(error)
+            if isinstance(error, CompileError):
+                self._report.compiled = False
             error.__traceback__ = None  # its frames hold the model
             yield self._made()
         finally:
@@ -121,7 +124,7 @@ class Trial:
         """What must be the same for a state to be of this trial."""
         spec = self._spec
         budget = dataclasses.asdict(spec.budget)
-        arm = {"precision": spec.precision, "route": spec.route, "seed": spec.seed}
+        arm = {"precision": spec.precision, "route": spec.route, "compile": spec.compile, "seed": spec.seed}
         return {"config": dict(spec.config), "budget": budget, **arm}
 
     def _read_own(self) -> Mapping[str, Any] | None:
@@ -137,7 +140,7 @@ class Trial:
         self._report.device = device_name(device)
         precision = lookup(spec.precision)
         load_function(spec.task)  # its module runs once a process, so before any trial's own state is set
-        with isolated(precision, spec.seed, spec.num_threads, spec.task.directory):
+        with isolated(precision, spec.seed, spec.num_threads, spec.task.directory, spec.compiles(precision)):
             for _ in self._train(precision, device):
                 made = self._made()
                 if not made.is_last:
@@ -154,7 +157,7 @@ class Trial:
             return
         loop, observation = build_observed(self._spec, precision, device)
         self._loop = loop
-        report.init_digest, report.route = loop.init_digest, loop.route
+        report.init_digest, report.route, report.compiled = loop.init_digest, loop.route, loop.is_compiled
         report.effective_precision, report.effective_share = observation.effective, known(observation.share)
         mismatch = observation.mismatch(precision)
         if mismatch is not None and observation.flops:

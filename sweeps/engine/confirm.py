@@ -14,17 +14,18 @@ from sweeps.engine.cluster import Resources
 from sweeps.engine.endings import Endings
 from sweeps.engine.recorder import Recorder
 from sweeps.engine.remote import cancelled_on_error, streaming
+from sweeps.engine.sweep import Sweep
 from sweeps.search.plan import PlannedTrial
 from trainables.loading import TaskSource
-from trainables.spec import Budget, TimingJob, TrialSpec
+from trainables.spec import TimingJob, TrialSpec
 
 
 class Confirmation:
     """Runs the confirming trials and timings of a sweep.
 
     Args:
+        sweep: its budget, and whether steps are compiled.
         source: the task.
-        budget: of every run.
         resources: of every run.
         routes: precision -> its kernel route.
         recorder: takes the rows.
@@ -33,15 +34,15 @@ class Confirmation:
 
     def __init__(
         self,
+        sweep: Sweep,
         source: TaskSource,
-        budget: Budget,
         resources: Resources,
         routes: Mapping[str, str],
         recorder: Recorder,
         endings: Endings,
     ) -> None:
         self._routes = routes
-        self._source, self._budget, self._resources = source, budget, resources
+        self._sweep, self._source, self._resources = sweep, source, resources
         self._recorder, self._endings = recorder, endings
         self._last: dict[str, Mapping[str, Any] | None] = {}
 
@@ -53,10 +54,11 @@ class Confirmation:
             trial.config,
             trial.precision,
             trial.seed,
-            self._budget,
+            self._sweep.budget,
             resources.num_cpus,
             resources.num_gpus,
             self._routes[trial.precision],
+            self._sweep.compile,
             examples_of=checkpoints.metric,
             checkpoints=checkpoints,
             to_beat=self._endings.to_beat(trial.precision),

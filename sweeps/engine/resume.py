@@ -33,6 +33,7 @@ SAME = (
     "points",
     "seed",
     "route",
+    "compile",
 )
 """What must be the same for a run to go on; resources, storage, the last stage and more confirming seeds may change."""
 

@@ -77,6 +77,7 @@ _SAME = (
     "samples_per_s",
     "loss_scale",
     "route",
+    "compiled",
     "effective_precision",
     "effective_share",
     "peak_memory_bytes",

@@ -224,7 +224,7 @@ class _Run:
         best = "the best configuration" if len(configs) == 1 else f"the {len(configs)} best configurations"
         what = f"{best} again: {len(trials)} full runs and {blocks} timed pairs"
         self.recorder.progress.stage("confirm", len(trials) + blocks, what)
-        confirmation = Confirmation(self.source, self.sweep.budget, resources, routes, self.recorder, endings)
+        confirmation = Confirmation(self.sweep, self.source, resources, routes, self.recorder, endings)
         confirmation.time_blocks(early, usable)
         confirmation.run_trials(trials)
         confirmation.time_blocks(late, usable)
@@ -233,7 +233,8 @@ class _Run:
 def probe_spec(sweep: Sweep, source: TaskSource, first: PlannedTrial | None, resources: Resources) -> TrialSpec:
     """The trial that the probe tries every precision on: the first configuration of the search."""
     config, seed = (first.config, first.seed) if first else ({}, sweep.seed)
-    return TrialSpec("probe", source, config, "", seed, sweep.budget, resources.num_cpus, resources.num_gpus)
+    cpus, gpus = resources.num_cpus, resources.num_gpus
+    return TrialSpec("probe", source, config, "", seed, sweep.budget, cpus, gpus, compile=sweep.compile)
 
 
 def describe_probe(result: Mapping[str, Any]) -> str:

@@ -125,6 +125,9 @@ class Sweep:
         "channels_last stores images so",
         "|".join((AUTO, *ROUTES)),
     )
+    compile: bool = option(
+        False, RESOURCES, "compile training steps by torch.compile; fp8 always is, and needs baselines that are, too"
+    )
     storage: str = option("runs", WHERE, "folder or URL under which results are kept", "PLACE")
     run_name: str | None = option(None, WHERE, "folder of this run; else the sweep's name and a timestamp", "NAME")
     checkpoint_every_s: float = option(30, WHERE, "seconds between two savings of a running trial, 0: every step", "S")
@@ -252,7 +255,7 @@ def _check_switches(sweep: Sweep) -> None:
         one_of("mode", sweep.mode, MODES)
     one_of("stage", sweep.stage, STAGES)
     one_of("route", sweep.route, (AUTO, *ROUTES))
-    for name in ("resume", "dry_run"):
+    for name in ("compile", "resume", "dry_run"):
         if not isinstance(getattr(sweep, name), bool):
             refuse(name, "must be True or False", getattr(sweep, name), "leave it out unless wanted")
 

@@ -65,7 +65,7 @@ def test_nothing_is_wrong_with_formats_that_gain():
 def test_a_hopeless_format_is_to_be_left_out():
     (finding,) = of_rates(rates(bf16=3.0, fp16=1 / 90))
     assert finding.problem == "fp16 products are 90 times slower than fp32 on CPU X with 64 threads"
-    assert "leave fp16-mixed out" in finding.remedy
+    assert "leave fp16-mixed and fp16-true out" in finding.remedy
 
 
 def test_a_format_is_judged_where_it_does_best():

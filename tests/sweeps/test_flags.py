@@ -40,6 +40,7 @@ CASES: list[tuple[str, str, Any]] = [
     ("gpus_per_trial", "--gpus-per-trial 0.5", 0.5),
     ("checkpoint_every_s", "--checkpoint-every-s 5", 5.0),
     ("route", "--route channels_last", "channels_last"),
+    ("compile", "--compile", True),
     ("storage", "--storage s3://bucket/sweeps", "s3://bucket/sweeps"),
     ("run_name", "--run-name first", "first"),
     ("seed", "--seed=1", 1),

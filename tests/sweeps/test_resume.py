@@ -258,6 +258,7 @@ def test_a_journal_with_a_line_that_lacks_something_is_refused_in_one_line(finis
         ({"precisions": ("fp32", "bf16-true")}, "precisions"),
         ({"seed": 1}, "seed"),
         ({"route": "auto"}, "route"),
+        ({"compile": True}, "compile"),
         ({"metric": "val_loss"}, "metric"),
         ({"confirm": Confirm(num_seeds=2, margin=0.5)}, "confirm.margin"),
         ({"confirm": Confirm(num_seeds=2, target_speedup=1.1)}, "confirm.target_speedup"),

@@ -133,9 +133,9 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
         ("fp16-mixed", None),
         ("bf16-true", None),
         ("tf32", "NVIDIA"),
-        ("fp16-true", "not built"),
-        ("fp8-tensorwise", "not built"),
-        ("fp8-rowwise", "not built"),
+        ("fp16-true", None),
+        ("fp8-tensorwise", "this is a CPU"),
+        ("fp8-rowwise", "this is a CPU"),
     ],
 )
 def test_what_a_cpu_can_run(name: str, reason: str | None) -> None:
@@ -154,7 +154,10 @@ def test_what_a_cpu_can_run(name: str, reason: str | None) -> None:
         ((8, 0), "tf32", True),
         ((8, 0), "bf16-true", True),
         ((9, 0), "bf16-mixed", True),
-        ((9, 0), "fp8-rowwise", False),
+        ((7, 0), "fp16-true", True),
+        ((8, 6), "fp8-tensorwise", False),
+        ((8, 9), "fp8-tensorwise", True),
+        ((9, 0), "fp8-rowwise", True),
     ],
 )
 def test_what_a_gpu_can_run(
@@ -164,8 +167,16 @@ def test_what_a_gpu_can_run(
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     found = unsupported_reason(LADDER[name], torch.device("cuda", 0))
     assert (found is None) is supported
-    if not supported and not name.startswith("fp8"):
+    if not supported:
         assert f"sm_{capability[0]}{capability[1]}" in str(found)
+
+
+def test_fp8_needs_torchao(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The GPU is mocked, and so is a machine without torchao."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    found = unsupported_reason(LADDER["fp8-rowwise"], torch.device("cuda", 0))
+    assert found == "FP8 needs torchao, which is not installed; pip install 'ampsweep[fp8]'"
 
 
 def test_autocast_and_scaler_are_those_of_the_precision() -> None:
@@ -173,7 +184,10 @@ def test_autocast_and_scaler_are_those_of_the_precision() -> None:
     for name, dtype in (("fp32", torch.float32), ("bf16-mixed", torch.bfloat16), ("fp16-mixed", torch.float16)):
         with autocast(LADDER[name], CPU):
             assert (a @ a).dtype is dtype
-    with autocast(LADDER["bf16-true"], CPU):
-        assert (a @ a).dtype is torch.float32
+    with autocast(LADDER["fp8-rowwise"], CPU):  # around the layers that are not converted
+        assert (a @ a).dtype is torch.bfloat16
+    for name in ("bf16-true", "fp16-true"):
+        with autocast(LADDER[name], CPU):
+            assert (a @ a).dtype is torch.float32
     scaled = [name for name in LADDER if make_scaler(LADDER[name], CPU) is not None]
     assert scaled == ["fp16-mixed"]

@@ -51,14 +51,14 @@ def _gain(rate: MatrixRate) -> Iterator[Finding]:
     if rate.format == "fp32" or ratio is None or ratio >= NO_GAIN:
         return
     where = f"on {rate.device}" + (f" with {count(rate.num_threads, 'thread')}" if rate.num_threads else "")
-    precisions = " and ".join(p.name for p in LADDER.values() if p.compute == FORMATS[rate.format] and not p.not_built)
+    precisions = " and ".join(p.name for p in LADDER.values() if p.compute == FORMATS[rate.format])
     if ratio * HOPELESS < 1:
         problem = f"{rate.format} products are {1 / ratio:.2g} times slower than fp32 {where}"
         remedy = f"leave {precisions} out of --precisions; the probe does so where whole steps are as slow"
     else:
         faster = "hardly faster" if ratio > 1 else "slower"
         problem = f"{rate.format} products are {faster} than fp32 {where} ({ratio:.2g}x)"
-        remedy = f"expect no gain in speed from {precisions or 'it'} here, only in memory"
+        remedy = f"expect no gain in speed from {precisions} here, only in memory"
     yield Finding("rates", f"{rate.format} on {rate.device}", f"{ratio:.2g}x", problem, remedy)
 
 
