@@ -55,7 +55,7 @@ class Session:
         for liar in LIARS:
             reason = unsupported_reason(LADDER[liar.asked], self.device)
             yield Part("liar", liar.name, 0.2, 10, "liar", partial(self._examine, liar), reason)
-        others = [entry for entry in LADDER.values() if entry is not self.baseline]
+        others = [entry for entry in LADDER.values() if entry is not self.baseline and not entry.needs_compile]
         for subject, share in zip(self.subjects, (0.25, 0.5, 0.7), strict=True):
             for precision in (self.baseline, *others):
                 yield self._part(Arm(subject, precision), share, 20)
@@ -76,16 +76,12 @@ class Session:
     def _measure(self, arm: Arm) -> list[Row]:
         """An arm's row, with a profile where it missed an aim."""
         rows = self.record.rows
-        try:
-            with in_force(arm):
-                row, loop = measure_arm(arm, self.device, self.effort, rate_of(arm.precision, rows))
-                row.against_baseline = self._speedup(row, arm.precision)
-                if self.profile or (not self.tiny and missed([*rows, row], self.subjects, row)):
-                    _add_profile(row, loop)
-            return [row]
-        finally:
-            if arm.compiled:  # else the compiled code keeps this model alive, and slows the next one's compilation
-                torch._dynamo.reset()
+        with in_force(arm):
+            row, loop = measure_arm(arm, self.device, self.effort, rate_of(arm.precision, rows))
+            row.against_baseline = self._speedup(row, arm.precision)
+            if self.profile or (not self.tiny and missed([*rows, row], self.subjects, row)):
+                _add_profile(row, loop)
+        return [row]
 
     def _speedup(self, row: Row, precision: Precision) -> float | None:
         """The eager baseline's time over a row's."""

@@ -33,8 +33,8 @@ class BareLoop:
         self._optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=hyper.learning_rate, weight_decay=hyper.weight_decay, fused=True
         )
-        self._amp = {"device_type": device.type, "dtype": getattr(torch, precision.compute, None)}
-        self._amp["enabled"] = precision.autocast
+        narrow = precision.autocast
+        self._autocast = torch.autocast(device.type, getattr(torch, narrow or "bfloat16"), enabled=narrow is not None)
         self._scaler = GradScaler(device.type, enabled=precision.scaled)
         self._batches = self._endless(hyper.batch_size, seed, device)
 
@@ -50,7 +50,7 @@ class BareLoop:
         self.model.train()
         for _ in range(num_steps):
             batch = next(self._batches)
-            with torch.autocast(**self._amp):
+            with self._autocast:
                 loss = self._loss(self.model(*batch[:-1]), batch)
             self._scaler.scale(loss).backward()
             self._scaler.unscale_(self._optimizer)

@@ -47,7 +47,7 @@ class Subject:
         """Of a step."""
         return self.batch_size * self.length
 
-    def spec(self) -> TrialSpec:
+    def spec(self, compile: bool = False) -> TrialSpec:
         """A trial on it, for :func:`trainables.build.build_observed`; its precision is not used."""
         config = {
             "sizes": self,
@@ -57,7 +57,7 @@ class Subject:
             "max_grad_norm": 1.0,
         }
         task = find_task(f"benchmarks.gpu.models:{self.function}")
-        return TrialSpec(self.name, task, config, "fp32", SEED, Budget(max_epochs=1))
+        return TrialSpec(self.name, task, config, "fp32", SEED, Budget(max_epochs=1), compile=compile)
 
     def step_flops(self, model: nn.Module) -> int:
         """Model FLOPs of a step: 6 for each token and weight of a matrix product, and attention over all positions.
@@ -157,7 +157,7 @@ def _bert(sizes: Subject) -> nn.Module:
 def _gpt(sizes: Subject) -> nn.Module:
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    return GPT2LMHeadModel(
+    model = GPT2LMHeadModel(
         GPT2Config(
             vocab_size=sizes.vocabulary,
             n_positions=sizes.length,
@@ -172,3 +172,17 @@ def _gpt(sizes: Subject) -> nn.Module:
             use_cache=False,
         )
     )
+    for block in model.transformer.h:
+        for part, names in ((block.attn, ("c_attn", "c_proj")), (block.mlp, ("c_fc", "c_proj"))):
+            for name in names:
+                setattr(part, name, _as_linear(getattr(part, name)))
+    return model
+
+
+def _as_linear(layer: Any) -> nn.Linear:
+    """GPT-2's ``Conv1D`` as the linear layer that it is, since torchao converts no other."""
+    linear = nn.Linear(*layer.weight.shape)
+    with torch.no_grad():
+        linear.weight.copy_(layer.weight.T)
+        linear.bias.copy_(layer.bias)
+    return linear

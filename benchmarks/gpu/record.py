@@ -26,7 +26,8 @@ class Row:
     Args:
         item: what it belongs to: ``matrix``, a model, ``liar``.
         arm: the precision or format, and how it was run.
-        status: ``measured``, ``unsupported``, ``left out: time``, ``out_of_memory``, ``errored``.
+        status: ``measured``, ``unsupported``, ``precision_mismatch``, ``out_of_memory``, ``errored`` or why it was left
+            out.
         note: why, or what else there is to say.
         step_ms: median of the windows' ms a step.
         window_ms: all of them.

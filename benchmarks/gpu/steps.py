@@ -1,5 +1,6 @@
 """Training steps of a model in one precision by our loop, eager or compiled, and by the bare loop."""
 
+import os
 import statistics
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from trainables.ladder import Precision
 from trainables.loading import build_task
 from trainables.loop import Loop
 from trainables.memory import peak_memory_bytes
+from trainables.outputs import make_forward
 
 OURS, BY_HAND = "ours", "bare"
 
@@ -55,13 +57,14 @@ def measure_arm(arm: Arm, device: torch.device, effort: Effort, rate: float | No
         effort: how much is measured.
         rate: of matrix products in the arm's format, FLOP/s.
     """
-    spec = arm.subject.spec()
+    spec = arm.subject.spec(arm.compiled)
     loop, observation = build_observed(spec, arm.precision, device, num_steps=False)
     row = Row(arm.subject.name, arm.name, effective=observation.effective, attention=attention_of(loop))
-    row.note = observation.mismatch(arm.precision)
     row.flops_counted = sum(observation.flops.values())
-    if arm.compiled:
-        loop.model.compile()
+    row.note = observation.mismatch(arm.precision)
+    if row.note is not None:
+        row.status = "precision_mismatch"
+        return row, loop
     loop.train(effort.warm_up)
     row.allocated_bytes, row.reserved_bytes = _peak(loop, observation)
     contestants: dict[str, Train] = {OURS: loop.train}
@@ -74,8 +77,9 @@ def measure_arm(arm: Arm, device: torch.device, effort: Effort, rate: float | No
 
 
 def in_force(arm: Arm) -> AbstractContextManager[Any]:
-    """The arm's numerics, generators and one thread, and what stood before afterwards."""
-    return isolated(arm.precision, SEED, 1)
+    """The arm's numerics, generators and one thread, for the compiler all; what stood before afterwards."""
+    num_threads = len(os.sched_getaffinity(0)) if arm.compiled else 1
+    return isolated(arm.precision, SEED, num_threads, compile=arm.compiled)
 
 
 def bare_loop(arm: Arm, device: torch.device) -> BareLoop:
@@ -125,6 +129,7 @@ class _Attention(TorchDispatchMode):
 
 def attention_of(loop: Loop) -> str | None:
     """The fused operations that compute a model's attention, such as ``flash_attention``; ``None`` without any."""
-    with _Attention() as mode:
-        loop.forward(loop.data.first_part())
+    forward = make_forward(loop.model)  # the eager one: what dispatch is watching is never compiled again
+    with _Attention() as mode, loop.autocast:
+        forward(loop.data.first_part())
     return ", ".join(sorted(mode.seen)) or None
