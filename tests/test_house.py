@@ -141,6 +141,9 @@ for number, optimizer in enumerate(("adamw", "adam", "sgd")):
     config = {"width": 8, "optimizer": optimizer, "batch_size": 512, "max_grad_norm": 1.0}
     spec = TrialSpec("t", find_task("trainables.tasks.digits:build"), config, "fp16-mixed", 0, Budget(max_steps=1))
     assert [report.status for report in run_trial(spec)] == ["completed"]
-assert "torch._dynamo" not in sys.modules
+for precision in ("fp8-tensorwise", "fp8-rowwise"):
+    spec = TrialSpec("t", find_task("trainables.tasks.digits:build"), {}, precision, 0, Budget(max_steps=1))
+    assert [report.status for report in run_trial(spec)] == ["unsupported"]
+assert not {"torch._dynamo", "torchao"} & sys.modules.keys()
 """
     assert "torch" in imported_by(code)

@@ -139,6 +139,11 @@ class Trial:
         spec = self._spec
         self._report.device = device_name(device)
         precision = lookup(spec.precision)
+        reason = unsupported_reason(precision, device)
+        if reason is not None:
+            self._report.status, self._report.status_reason = "unsupported", reason
+            yield self._made()
+            return
         load_function(spec.task)  # its module runs once a process, so before any trial's own state is set
         with isolated(precision, spec.seed, spec.num_threads, spec.task.directory, spec.compiles(precision)):
             for _ in self._train(precision, device):
@@ -150,11 +155,6 @@ class Trial:
     def _train(self, precision: Precision, device: torch.device) -> Iterator[None]:
         """Fills the report in; yields when it is to be sent."""
         report = self._report
-        reason = unsupported_reason(precision, device)
-        if reason is not None:
-            report.status, report.status_reason = "unsupported", reason
-            yield
-            return
         loop, observation = build_observed(self._spec, precision, device)
         self._loop = loop
         report.init_digest, report.route, report.compiled = loop.init_digest, loop.route, loop.is_compiled

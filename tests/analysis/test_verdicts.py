@@ -90,6 +90,17 @@ BASE = "confirm-c1-0-fp32"
 
 
 @pytest.mark.parametrize(
+    ("arm", "base", "verdict"), [(True, True, "PASS"), (True, False, "INVALID"), (True, None, "PASS")]
+)
+def test_a_pair_of_which_only_one_arm_was_compiled_is_invalid(tmp_path, arm, base, verdict):
+    """What is not known, as in results from before, is no fault."""
+    row = only(tmp_path, change(change(good(), FIRST, compiled=arm), BASE, compiled=base))
+    assert row["verdict"] == verdict
+    words = "One of bf16-mixed and fp32 ran compiled and the other did not (set compile for both) in 1 of 12 pairs"
+    assert (words in row["reason"]) is (verdict == "INVALID")
+
+
+@pytest.mark.parametrize(
     ("trial_id", "columns", "verdict", "words"),
     [
         (FIRST, {"effective_precision": "fp32"}, "INVALID", "of 12 runs and timings 1 ran in fp32"),

@@ -180,6 +180,15 @@ def test_a_model_without_matrix_products_is_not_judged(observed: Callable[..., O
         ({"float32": 100}, "bf16-true", "fp32", 0.0),
         ({"float16": 100}, "bf16-true", "fp16-mixed", 0.0),
         ({"float16": 100}, "fp16-mixed", "fp16-mixed", 1.0),
+        ({"float16": 100}, "fp16-true", "fp16-true", 1.0),
+        ({"float8-tensorwise": 50, "bfloat16": 45, "float32": 5}, "fp8-tensorwise", "fp8-tensorwise", 0.5),
+        ({"float8-tensorwise": 49, "bfloat16": 51}, "fp8-tensorwise", None, 0.49),
+        ({"float8-tensorwise": 60, "bfloat16": 29, "float32": 11}, "fp8-tensorwise", None, 0.6),
+        ({"float8-tensorwise": 60, "bfloat16": 40}, "fp8-rowwise", "fp8-tensorwise", 0.0),
+        ({"float8-tensorwise": 60, "bfloat16": 40}, "bf16-mixed", "fp8-tensorwise", 0.4),
+        ({"float8-rowwise": 30, "float8": 60, "bfloat16": 10}, "fp8-rowwise", "fp8-rowwise", 0.9),
+        ({"float8-rowwise": 20, "float8-tensorwise": 20, "float8": 60}, "fp8-rowwise", None, 0.2),
+        ({"float8": 100}, "fp8-rowwise", "float8", 0.0),
     ],
 )
 def test_a_precision_is_effective_from_90_percent_on(

@@ -186,3 +186,62 @@ def images(config):
     inputs = torch.randn(64, 3, 6, 6, generator=torch.Generator().manual_seed(1))
     data = TensorDataset(inputs, (inputs.sum((1, 2, 3)) > 0).long())
     return build(config, model=Images(config.get("last"), config.get("first")), train_set=data, val_set=data)
+
+
+def products(config):
+    """Nothing but matrix products, which the compiler hands on: it needs no C++ compiler for them but to cast."""
+    model = nn.Sequential(nn.Linear(8, 16, bias=False), nn.Linear(16, 2, bias=False))
+    return build(config, model=model)
+
+
+class Tells(nn.Module):
+    """Gives zeros where it was compiled."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(8, 2, bias=False)
+
+    def forward(self, x):
+        return self.layer(torch.zeros_like(x) if torch.compiler.is_compiling() else x)
+
+
+def tells(config):
+    return build(config, model=Tells())
+
+
+def uncompiled(config):
+    """PyTorch leaves its model out of all that it compiles, and says nothing."""
+    task = products(config)
+    task.model.forward = torch.compiler.disable(task.model.forward)
+    return task
+
+
+class Sequences(nn.Module):
+    """One logit pair a position, by a loop over the positions or all at once."""
+
+    def __init__(self, by_position):
+        super().__init__()
+        self.layer = nn.Linear(8, 2, bias=False)
+        self.by_position = by_position
+
+    def forward(self, x):
+        if not self.by_position:
+            return self.layer(x)
+        return torch.stack([self.layer(x[:, i]) for i in range(x.shape[1])], 1)
+
+
+def sequences(config):
+    """Every batch has another length, as where each is padded to its longest item."""
+    lengths = iter(range(2, 1000))
+
+    def collate(items):
+        rows, labels = torch.stack([row for row, _ in items]), torch.stack([label for _, label in items])
+        length = next(lengths)
+        return rows[:, None].expand(-1, length, -1).clone(), labels[:, None].expand(-1, length).clone()
+
+    return build(config, model=Sequences(config["by_position"]), collate=collate)
+
+
+def casts(config):
+    """The compiler has to generate code for it."""
+    return build(config, model=nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 2)))
