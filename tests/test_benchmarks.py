@@ -1,6 +1,11 @@
 """The benchmarks run, and what they check about the work that they compare holds and can fail."""
 
 import importlib
+import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +14,8 @@ import torch
 
 from analysis import load
 
-SCRIPTS = sorted(path.stem for path in (Path(__file__).parents[1] / "benchmarks").glob("*.py"))
+ROOT = Path(__file__).parents[1]
+SCRIPTS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py"))
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -41,3 +47,105 @@ def test_loaded_figures_are_compared(tmp_path: Path) -> None:
         check_ours(history, np.nextafter(figures, 2))
     with pytest.raises(SystemExit, match="types"):
         check_ours(history.astype({"step": "int64"}), figures)
+
+
+LACKING = ("ray", "pandas", "pyarrow", "rich", "scipy", "sklearn", "wandb", "lightning", "optuna", "torchao")
+
+
+def test_a_bare_host_gets_a_row_for_every_arm(tmp_path: Path) -> None:
+    """The GPU script with tiny shapes on the CPU, without all that a GPU host may lack."""
+    lacking = f"import sys; sys.modules.update(dict.fromkeys({LACKING}))"
+    script = f"{lacking}; from benchmarks.gpu.__main__ import main; main()"
+    words = [sys.executable, "-c", script, "--tiny", "--eager", "--json", str(tmp_path / "gpu.json")]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "gpu.json").read_text())
+    rows = {(row["item"], row["arm"]): row for row in found["rows"]}
+    assert len(rows) == len(found["rows"])
+    assert {row["status"] for row in found["rows"]} == {"measured", "unsupported"}
+    outcomes = {row["outcome"] for row in found["rows"] if row["item"] == "liar" and row["status"] == "measured"}
+    assert outcomes <= {"caught", "nothing to catch"}
+    assert "CPU" in rows["BERT, tiny", "tf32"]["note"]
+    for name in ("BERT, tiny", "GPT, tiny"):
+        row = rows[name, "fp32"]
+        assert row["status"] == "measured"
+        assert row["effective"] == "fp32"
+        assert row["tokens_per_s"] == pytest.approx(4 * 32 / row["step_ms"] * 1e3)
+        assert row["of_matrix_rate"] == pytest.approx(row["flops_per_s"] / rows["matrix", "fp32"]["flops_per_s"])
+        # The formula and what dispatch counted differ only in what attention computes anew in backward.
+        assert row["flops_per_s"] * row["step_ms"] / 1e3 == pytest.approx(row["flops_counted"], rel=0.05)
+    assert "share of the matrix rate" in done.stdout
+
+
+def test_the_bare_amp_loop_trains_the_same_weights_as_ours() -> None:
+    from benchmarks.gpu.models import TINY
+    from benchmarks.gpu.profile import top_kernels
+    from benchmarks.gpu.steps import Arm, bare_loop, in_force
+    from trainables.build import build_loop
+    from trainables.ladder import LADDER
+
+    device = torch.device("cpu")
+
+    def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
+        return all(map(torch.equal, one.parameters(), other.parameters()))
+
+    for name in ("bf16-mixed", "fp16-mixed"):
+        arm = Arm(TINY[1], LADDER[name])  # with dropout
+        with in_force(arm):
+            ours = build_loop(arm.subject.spec(), arm.precision, device, num_steps=False)
+            ours.train(3)
+            bare = bare_loop(arm, device)
+            bare.train(2)
+            assert not same(ours.model, bare.model)
+            bare.train(1)
+            assert same(ours.model, bare.model)
+    with in_force(arm):
+        kernels = top_kernels(ours)
+    assert {"aten::addmm", "aten::mm"} & {kernel["kernel"] for kernel in kernels}
+    assert 0 < sum(kernel["share"] for kernel in kernels) <= 1
+
+
+def test_the_whole_time_is_an_end_even_for_what_ignores_exceptions() -> None:
+    from benchmarks.gpu.plan import LEFT_OUT, Part, run_all
+    from benchmarks.gpu.record import Record, Row
+
+    def endless() -> list[Row]:
+        while True:
+            try:
+                time.sleep(1)
+            except Exception:
+                continue
+
+    def too_large() -> list[Row]:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    device = torch.device("cpu")
+    record = Record(None, device)
+    parts = [
+        Part("a", "large", 1.0, 0.1, "a", too_large),
+        Part("a", "late", 0.01, 0.1, "late", lambda: [Row("a", "late")]),
+        Part("a", "endless", 1.0, 0.0, "endless", endless),
+        Part("a", "none", 1.0, 0.1, "none", endless, "no such format"),
+        Part("a", "after", 1.0, 0.0, "after", lambda: [Row("a", "after")]),
+    ]
+    run_all(parts, record, device, 1.0)
+    statuses = ["out_of_memory", LEFT_OUT, LEFT_OUT, "unsupported", LEFT_OUT]
+    assert [row.status for row in record.rows] == statuses
+
+
+@pytest.mark.parametrize(("ratio", "met"), [(1.5, False), (1.79, True)])
+def test_aims_are_told_by_the_rows_of_their_arms(ratio: float, met: bool) -> None:
+    from benchmarks.gpu.aims import missed, reckon
+    from benchmarks.gpu.models import BERT, GPT, MLP
+    from benchmarks.gpu.record import Row
+
+    subjects = (MLP, BERT, GPT)
+    tf32, mixed = Row(BERT.name, "tf32", step_ms=179.0), Row(BERT.name, "bf16-mixed", step_ms=179.0 / ratio)
+    lied = Row("liar", "x", outcome="MISSED")
+    assert {aim.met for aim in reckon([], subjects)} == {None}
+    assert missed([tf32, mixed], subjects, mixed) is not met
+    assert not missed([tf32, mixed], subjects, tf32)
+    assert [aim.met for aim in reckon([lied, Row("liar", "y", outcome="caught")], subjects) if aim.item == "liar"] == [
+        False
+    ]

@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
+from trainables.contention import is_contended, waiting_ns
 from trainables.outputs import batch_length
-from trainables.pairs import MIN_WINDOW_MS, is_contended, waiting_ns
+from trainables.pairs import MIN_WINDOW_MS
 from trainables.task import Batch
 
 KEPT_BATCHES = 4
