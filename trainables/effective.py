@@ -64,6 +64,7 @@ class _MatrixFlops(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.flops: Counter[tuple[str, torch.dtype]] = Counter()
         self.largest: dict[str, tuple[int, tuple[Any, ...]]] = {}
+        self.error: Exception | None = None
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -72,16 +73,22 @@ class _MatrixFlops(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
+        try:
+            self._count(func, args, kwargs or {}, result)
+        except Exception as error:  # the step itself goes on: whoever counts decides what that means
+            self.error = error
+        return result
+
+    def _count(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
         operation = str(func._overloadpacket).removesuffix("_for_cpu").replace("_for_cpu_backward", "_backward")
         count = _FLOP_FORMULAS.get(operation)
         if count is not None:
-            flops = int(count(*args, **(kwargs or {}), out_val=result))
+            flops = int(count(*args, **kwargs, out_val=result))
             kind = next((kind for kind in ("conv", "rnn") if kind in operation), "matmul")
             dtype = [a for a in args if isinstance(a, torch.Tensor)][1].dtype
             self.flops[kind, dtype] += flops
             if dtype is torch.float32 and flops > self.largest.get(kind, (0, ()))[0]:
                 self.largest[kind] = (flops, _shapes(operation, args))
-        return result
 
 
 def _rnn_flops(sequence: torch.Tensor, *args: Any, out_val: Any) -> int:
@@ -132,11 +139,37 @@ def observe(loop: Loop) -> Observation:
         activations = saved()
         loss.backward()
     loop.optimizer.zero_grad(set_to_none=True)
-    inner = {kind: canary(kind, shapes, loop.device) for kind, (_, shapes) in seen.largest.items()}
+    return replace(judge(loop.precision, _by_format(seen, loop.device), activations), draws=draws)
+
+
+@contextmanager
+def matrix_flops(device: torch.device) -> Iterator[Counter[str]]:
+    """Counts the matrix FLOPs of all that runs inside.
+
+    Args:
+        device: where it runs, for the canary.
+
+    Yields:
+        format -> FLOPs, empty until the context is left.
+
+    Raises:
+        Exception: as the context is left: a product could not be counted.
+    """
+    flops: Counter[str] = Counter()
+    with _MatrixFlops() as seen:
+        yield flops
+    flops.update(_by_format(seen, device))
+
+
+def _by_format(seen: _MatrixFlops, device: torch.device) -> Counter[str]:
+    """Matrix FLOPs by the format that they ran in."""
+    if seen.error is not None:
+        raise seen.error
+    inner = {kind: canary(kind, shapes, device) for kind, (_, shapes) in seen.largest.items()}
     flops: Counter[str] = Counter()
     for (kind, dtype), count in seen.flops.items():
         flops[inner.get(kind, "float32") if dtype is torch.float32 else _NAMES.get(dtype, str(dtype))] += count
-    return replace(judge(loop.precision, flops, activations), draws=draws)
+    return flops
 
 
 def _generators(device: torch.device) -> list[torch.Tensor]:
@@ -164,9 +197,12 @@ def judge(precision: Precision, flops: Counter[str], activations: int = 0) -> Ob
 
 
 def _label(ran: str, precision: Precision) -> str:
-    if ran == precision.compute:
-        return precision.name
-    stored = "true" if precision.parameters == ran else "mixed"
+    return precision.name if ran == precision.compute else precision_name(ran, precision.parameters)
+
+
+def precision_name(ran: str, parameters: str) -> str:
+    """The ladder's name for products in one format with parameters in another; a format without one keeps its own."""
+    stored = "true" if parameters == ran else "mixed"
     return {"float32": "fp32", "bfloat16": f"bf16-{stored}", "float16": f"fp16-{stored}"}.get(ran, ran)
 
 
