@@ -180,7 +180,7 @@ def vocabulary_size(model: nn.Module) -> int | None:
 
 
 def _configured_size(part: nn.Module) -> int | None:
-    config = getattr(part, "config", None)
+    config: Any = getattr(part, "config", None)
     text = config.get_text_config() if hasattr(config, "get_text_config") else getattr(config, "text_config", None)
     sizes = (getattr(each, "vocab_size", None) for each in (config, text))
     return next((size for size in sizes if isinstance(size, int) and size > 0), None)
