@@ -218,8 +218,8 @@ def test_accumulated_batches_make_one_step() -> None:
 class Twice(Classifier):
     """Two optimizers, stepped by hand; in the batches that overflow, only the second's gradients do."""
 
-    def __init__(self, overflows: set[int]) -> None:
-        super().__init__(overflows)
+    def __init__(self, overflows: set[int], net: nn.Module | None = None) -> None:
+        super().__init__(overflows, net=net)
         self.automatic_optimization = False
 
     def training_step(self, batch: list[torch.Tensor], batch_idx: int) -> None:
@@ -240,6 +240,14 @@ def test_steps_by_hand_are_counted_one_by_one() -> None:
     assert (model.calls, trainer.global_step) == (4, 8)
     assert callback.skipped_steps == 2
     assert callback.effective_precision == "fp16-mixed"
+
+
+def test_a_batch_of_two_optimizers_is_observed_whole() -> None:
+    """Four products of a size, of which autocast, which a backward by hand runs under too, leaves out one."""
+    callback = AmpWandbCallback()
+    net = nn.ModuleList([nn.Linear(8, 16), nn.ReLU(), nn.Identity(), WithoutAutocast(16, 8)])
+    fit(Twice(set(), net), callback, precision="bf16-mixed")
+    assert callback.effective_precision == "75% bfloat16, 25% float32"
 
 
 class SaysNothing(Classifier):
@@ -494,6 +502,7 @@ def test_where_wandb_is_missing_training_goes_on(
     assert (callback.effective_precision, callback.skipped_steps) == ("fp16-mixed", 1)
     assert all(torch.equal(a, b) for a, b in zip(weights(model), weights(plain), strict=True))
     assert len(said(caplog)) == 1
+    assert "there is no W&B run" in said(caplog)[0]
 
 
 def test_a_watch_that_was_not_begun_has_nothing_to_leave() -> None:

@@ -277,6 +277,18 @@ def compiled_method(module: type[nn.Module]) -> nn.Module:
     return module(2, 2)
 
 
+class AnswersAnything(dict[str, Any]):
+    """A configuration as some libraries make them."""
+
+    def __getattr__(self, name: str) -> "AnswersAnything":
+        return AnswersAnything()
+
+
+def configured(module: nn.Module) -> nn.Module:
+    module.settings = AnswersAnything()
+    return module
+
+
 def compiled_in_place(module: nn.Module) -> nn.Module:
     module.compile(backend="eager")
     return module
@@ -286,6 +298,7 @@ def compiled_in_place(module: nn.Module) -> nn.Module:
     ("make", "compiled"),
     [
         (lambda: nn.Linear(2, 2), False),
+        (lambda: configured(nn.Linear(2, 2)), False),
         (lambda: torch.compile(nn.Linear(2, 2), backend="eager"), True),
         (lambda: nn.Sequential(nn.ReLU(), torch.compile(nn.Linear(2, 2), backend="eager")), True),
         (lambda: nn.Sequential(compiled_in_place(nn.Linear(2, 2))), True),

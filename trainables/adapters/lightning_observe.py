@@ -54,10 +54,7 @@ class BatchWatch:
 
 def is_compiled(module: nn.Module) -> bool:
     """Whether a model, a part of it or one of its methods is compiled; functions elsewhere cannot be seen."""
-    for part in module.modules():
-        if part._compiled_call_impl is not None:
-            return True
-        for holder in (part, *type(part).__mro__):
-            if any(hasattr(value, "_torchdynamo_orig_callable") for value in vars(holder).values()):
-                return True
-    return False
+    holders = (holder for part in module.modules() for holder in (part, *type(part).__mro__))
+    values = (value for holder in holders for value in vars(holder).values())
+    # Only what can be called: a configuration may answer to any attribute.
+    return any(callable(value) and hasattr(value, "_torchdynamo_orig_callable") for value in values)
