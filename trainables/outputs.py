@@ -156,3 +156,49 @@ def make_forward(model: nn.Module, call: Callable[..., Any] | None = None) -> Ca
         return run(batch)
 
     return forward
+
+
+def vocabulary_size(model: nn.Module) -> int | None:
+    """How many token ids a model knows, or, of a plain model without embeddings, how many logits it has.
+
+    A configuration says it (``config.vocab_size``, or that of its text part), but no more than there are rows in the
+    embeddings, which may be padded beyond the ids in use. Without one it is the rows of the embeddings; of several,
+    those of the one with as many rows as the last linear layer has outputs, else of the first. Without embeddings it is
+    the outputs of the linear layer that was registered last. A model that wraps another (``DistributedDataParallel``, a
+    ``LightningModule``) has the other's.
+
+    Args:
+        model: one of Hugging Face's, or any other.
+
+    Returns:
+        the size; ``None`` where there is none, as in Hugging Face's models of images.
+    """
+    parts = list(model.modules())
+    said = next((size for part in parts if (size := _configured_size(part)) is not None), None)
+    rows = next((size for part in parts if (size := _declared_rows(part)) is not None), None)
+    if said is not None:
+        return said if rows is None else min(said, rows)
+    if rows is not None or any(hasattr(part, "get_input_embeddings") for part in parts):
+        return rows
+    outputs = next((part.out_features for part in reversed(parts) if isinstance(part, nn.Linear)), None)
+    sizes = [part.num_embeddings for part in parts if isinstance(part, nn.Embedding | nn.EmbeddingBag)]
+    return outputs if outputs in sizes or not sizes else sizes[0]
+
+
+def _configured_size(part: nn.Module) -> int | None:
+    config: Any = getattr(part, "config", None)
+    text = config.get_text_config() if hasattr(config, "get_text_config") else getattr(config, "text_config", None)
+    sizes = (getattr(each, "vocab_size", None) for each in (config, text))
+    return next((size for size in sizes if isinstance(size, int) and size > 0), None)
+
+
+def _declared_rows(part: nn.Module) -> int | None:
+    """Rows of what a model of Hugging Face's calls its embeddings; those of its output count, as the loss does."""
+    for name in ("get_output_embeddings", "get_input_embeddings"):
+        try:
+            weight = getattr(getattr(part, name)(), "weight", None)
+        except (AttributeError, NotImplementedError):  # no such method, or no tokens
+            continue
+        if isinstance(weight, torch.Tensor) and weight.dim() == 2:
+            return weight.shape[0]
+    return None

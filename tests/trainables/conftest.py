@@ -1,5 +1,9 @@
-"""Tiny tasks, and loops and specs made of them; one thread, since the machine is shared."""
+"""Tiny tasks, and loops and specs made of them; one thread, since the machine is shared.
 
+What tests of this folder share becomes importable: in pytest's importlib mode the folder is not on the path.
+"""
+
+import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -19,6 +23,8 @@ from trainables.precision import numerics
 from trainables.spec import Budget, TrialSpec
 from trainables.task import Task
 from trainables.tasks import digits
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 CPU = torch.device("cpu")
 TINY_TASKS = Path(__file__).parent / "tiny_tasks.py"

@@ -18,6 +18,7 @@ from trainables.outputs import (
     make_forward,
     to_device,
     upcast,
+    vocabulary_size,
 )
 
 LOGITS = torch.tensor([[2.0, 0.0, 0.0], [0.0, 3.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
@@ -210,3 +211,91 @@ def test_one_logit_is_refused_where_the_largest_is_asked_for() -> None:
     for function in (accuracy, default_loss):
         with pytest.raises(TypeError, match="one logit has no largest"):
             function(logits, (torch.ones(4), labels))
+
+
+class Plain(nn.Module):
+    """Layers by name, and perhaps a configuration; never called."""
+
+    def __init__(self, config: Any = None, **layers: nn.Module) -> None:
+        super().__init__()
+        if config is not None:
+            self.config = config
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+
+
+@pytest.mark.parametrize(
+    ("model", "size"),
+    [
+        (nn.Embedding(50, 4), 50),
+        (nn.Sequential(nn.Embedding(50, 4), nn.Linear(4, 4)), 50),
+        (nn.EmbeddingBag(30, 4), 30),
+        (Plain(positions=nn.Embedding(16, 4), tokens=nn.Embedding(50, 4), head=nn.Linear(4, 50)), 50),
+        (Plain(tokens=nn.Embedding(50, 4), positions=nn.Embedding(16, 4)), 50),
+        (Plain(SimpleNamespace(vocab_size=47), tokens=nn.Embedding(64, 4)), 47),
+        (Plain(SimpleNamespace(vocab_size=None), tokens=nn.Embedding(64, 4)), 64),
+        (Plain(SimpleNamespace(text_config=SimpleNamespace(vocab_size=47))), 47),
+        (nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3)), 3),
+        (nn.Conv2d(3, 4, 3), None),
+        (nn.Identity(), None),
+    ],
+)
+def test_vocabulary_of_plain_models(model: nn.Module, size: int | None) -> None:
+    assert vocabulary_size(model) == size
+    assert vocabulary_size(Plain(wrapped=model)) == size
+
+
+@pytest.fixture(scope="module")
+def hugging_face() -> dict[str, nn.Module]:
+    """Real models, tiny, built from their configurations."""
+    from transformers import (
+        BertConfig,
+        BertForSequenceClassification,
+        BertLMHeadModel,
+        BertModel,
+        EncoderDecoderModel,
+        GPT2Config,
+        GPT2LMHeadModel,
+        T5Config,
+        T5ForConditionalGeneration,
+        ViTConfig,
+        ViTForImageClassification,
+    )
+
+    tiny = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    bert = BertConfig(vocab_size=61, **tiny)
+    decoder = BertConfig(vocab_size=67, is_decoder=True, add_cross_attention=True, **tiny)
+    gpt2 = GPT2Config(vocab_size=97, n_embd=8, n_layer=1, n_head=2, n_positions=128)
+    t5 = T5Config(vocab_size=83, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2, decoder_start_token_id=0)
+    image = ViTConfig(image_size=8, patch_size=4, **tiny)
+    return {
+        "gpt2": GPT2LMHeadModel(gpt2),
+        "bert": BertForSequenceClassification(bert),
+        "t5": T5ForConditionalGeneration(t5),
+        "bert to bert": EncoderDecoderModel(encoder=BertModel(bert), decoder=BertLMHeadModel(decoder)),
+        "vit": ViTForImageClassification(image),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("gpt2", 97), ("bert", 61), ("t5", 83), ("bert to bert", 67), ("vit", None)]
+)
+def test_vocabulary_of_hugging_face_models(hugging_face: dict[str, nn.Module], name: str, size: int | None) -> None:
+    model = hugging_face[name]
+    assert vocabulary_size(model) == size
+    assert vocabulary_size(Plain(model=model)) == size
+    if name in ("gpt2", "t5"):  # as many logits as ids
+        ids = torch.tensor([[1, 2, 3]])
+        assert logits_of(make_forward(model)({"input_ids": ids, "labels": ids})).shape[-1] == size
+
+
+def test_padded_embeddings_do_not_add_ids(hugging_face: dict[str, nn.Module]) -> None:
+    model: Any = hugging_face["gpt2"]
+    model.resize_token_embeddings(pad_to_multiple_of=64)
+    rows = model.get_input_embeddings().num_embeddings
+    assert rows == 128
+    assert vocabulary_size(model) == model.config.vocab_size == 128  # Hugging Face counts the padding in
+    model.config.vocab_size = 97
+    assert vocabulary_size(model) == 97
+    model.config.vocab_size = 1000
+    assert vocabulary_size(model) == rows
