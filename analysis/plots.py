@@ -52,7 +52,8 @@ def _curves(axes: "Axes", history: pd.DataFrame, name: str) -> None:
         label = "" if precision in labelled else str(precision)
         labelled.add(precision)
         steps, values = trial["step"].to_numpy(np.float64), trial[name].to_numpy(np.float64)
-        axes.plot(steps, values, color=colors[precision], label=label, alpha=0.7, linewidth=1)
+        # Markers, so that a trial that was pruned at its first report is seen too.
+        axes.plot(steps, values, ".-", color=colors[precision], label=label, alpha=0.7, linewidth=1)
     if name == "loss_scale":
         axes.set_yscale("log", base=2)
     axes.set(title=name, xlabel="step")
