@@ -89,7 +89,7 @@ def metric_differences(verdicts: pd.DataFrame) -> "Figure":
 def _forest(verdicts: pd.DataFrame, name: str, limits: "pd.Series[float]", what: str, limit: str) -> "Figure":
     known = verdicts[verdicts[name].notna()]
     if known.empty:
-        refuse(what, "must be known of a verdict", f"{len(verdicts)} verdicts", "run the stage confirm")
+        refuse(what, "must be known of a verdict", f"{len(verdicts)} verdicts without", "see their reasons")
     figure = _figure(7, 1.5 + 0.35 * len(known))
     axes = figure.subplots()
     for place, row in enumerate(known.to_dict("records")):
