@@ -89,7 +89,7 @@ def interaction(trials: pd.DataFrame, history: pd.DataFrame, declaration: Mappin
                 common = _common(trials, history, declaration, baseline, precision)
                 where = {"sweep": declaration.get("run_name"), "baseline": baseline, "precision": precision}
                 rows += [where | row for row in _rows(common, baseline, precision, margin)]
-    return pd.DataFrame(rows, columns=list(INTERACTION_COLUMNS)).astype(INTERACTION_COLUMNS)
+    return pd.DataFrame(rows, columns=list(INTERACTION_COLUMNS), dtype="object").astype(INTERACTION_COLUMNS)
 
 
 def _common(
@@ -156,6 +156,8 @@ def _conclude(num: int, regret: float, shift: Interval, margin: float, base: str
         return "cannot tell", f"Every configuration failed in {base} or in {name}."
     loses = f"loses {regret:.4g} in {name} against its own best" if math.isfinite(regret) else f"fails in {name}"
     cost = f"the best configuration of {base} {loses}"
+    if regret == 0:
+        return "stays best", f"The best configuration of {base} is the best in {name}, too."
     moved = shift.low > 0 or shift.high < 0
     where = f"The best values are {'larger' if shift.value > 0 else 'smaller'} in {name} than in {base}"
     if regret <= margin:
@@ -172,8 +174,10 @@ def spearman(first: NDArray[np.float64], second: NDArray[np.float64]) -> Interva
         return no_interval(len(first))
     rho = float(np.clip(np.corrcoef(ranks[0], ranks[1])[0, 1], -1, 1))
     half = float(ndtri(0.975)) * math.sqrt((1 + rho**2 / 2) / (len(first) - 3))
-    z = math.atanh(np.clip(rho, -1 + 1e-12, 1 - 1e-12))
-    return Interval(rho, math.tanh(z - half), math.tanh(z + half), len(first))
+    # Ranks that agree wholly do not show a correlation of 1 for sure: as if half of two neighbours had changed places.
+    most = 1 - 6 / (len(first) * (len(first) ** 2 - 1))
+    z = math.atanh(np.clip(rho, -most, most))
+    return Interval(rho, min(rho, math.tanh(z - half)), max(rho, math.tanh(z + half)), len(first))
 
 
 def _regret(common: Common) -> float:

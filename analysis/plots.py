@@ -52,7 +52,8 @@ def _curves(axes: "Axes", history: pd.DataFrame, name: str) -> None:
         label = "" if precision in labelled else str(precision)
         labelled.add(precision)
         steps, values = trial["step"].to_numpy(np.float64), trial[name].to_numpy(np.float64)
-        axes.plot(steps, values, color=colors[precision], label=label, alpha=0.7, linewidth=1)
+        # Markers, so that a trial that was pruned at its first report is seen too.
+        axes.plot(steps, values, ".-", color=colors[precision], label=label, alpha=0.7, linewidth=1)
     if name == "loss_scale":
         axes.set_yscale("log", base=2)
     axes.set(title=name, xlabel="step")
@@ -88,7 +89,7 @@ def metric_differences(verdicts: pd.DataFrame) -> "Figure":
 def _forest(verdicts: pd.DataFrame, name: str, limits: "pd.Series[float]", what: str, limit: str) -> "Figure":
     known = verdicts[verdicts[name].notna()]
     if known.empty:
-        refuse(what, "must be known of a verdict", f"{len(verdicts)} verdicts", "run the stage confirm")
+        refuse(what, "must be known of a verdict", f"{len(verdicts)} verdicts without", "see their reasons")
     figure = _figure(7, 1.5 + 0.35 * len(known))
     axes = figure.subplots()
     for place, row in enumerate(known.to_dict("records")):

@@ -46,6 +46,7 @@ def test_learning_curves_have_a_line_for_every_trial_and_a_color_for_every_preci
         [(10.0, 0.5), (20.0, 0.9 + gain)] for gain in (0.0, 0.0, 0.0, *GAINS)
     )
     assert len({line.get_color() for line in lines}) == 2
+    assert {line.get_marker() for line in lines} == {"."}  # a line of one point would not be seen
     assert [text.get_text() for text in panels["val_accuracy"].get_legend().get_texts()] == ["fp32", "bf16-mixed"]
     assert [points(line) for line in panels["loss_scale"].get_lines()] == [[(10.0, 65536.0), (20.0, 65536.0)]] * 3
     with pytest.raises(ResultsError, match="learning curves: need reports of the stage search"):

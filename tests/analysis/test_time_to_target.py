@@ -116,3 +116,8 @@ def test_different_configurations_by_their_own_steps(tmp_path):
     blocks = [block(seed, curve(4), curve(6), "c1") for seed in (0, 1)]
     blocks += [block(seed, curve(6), curve(2), "c2") for seed in (0, 1)]
     assert ratio(tmp_path, search, *blocks, config_id="best") == pytest.approx(4.0)
+
+
+def test_timing_that_shared_its_device_does_not_count(tmp_path):
+    slow = timing("c1", 1, [arm(BASE, [20.0] * 8), arm(ARM, [40.0] * 8)], contended=True)
+    assert ratio(tmp_path, block(0, curve(3), curve(3)), block(1, curve(3), curve(3)), [slow]) == pytest.approx(2.0)

@@ -335,6 +335,13 @@ def test_a_stronger_baseline_is_named_only_where_it_reaches_the_target(tmp_path,
     assert ("tf32 alone" in row["reason"]) == named
 
 
+def test_a_stronger_baseline_whose_timing_is_invalid_is_not_named(tmp_path):
+    declared = {"precisions": ["fp32", "tf32", "bf16-mixed"], "baselines": ["fp32", "tf32"]}
+    row = only(tmp_path, change(three_arms(), "confirm-c1-0-tf32", effective_precision="fp32"), **declared)
+    assert row["verdict"] == "PASS"
+    assert "tf32 alone" not in row["reason"]
+
+
 def test_baselines_side_by_side(tmp_path):
     declared = {"precisions": ["fp32", "tf32", "bf16-mixed"], "baselines": ["fp32", "tf32"]}
     found = verdicts(tmp_path, three_arms(), **declared)
