@@ -130,11 +130,13 @@ def test_a_single_overflow_at_a_low_scale_is_no_collapse(
 def test_a_scale_of_zero_is_a_collapse_whatever_was_applied_before(
     tiny_task: Callable[..., Task], make_loop: Callable[..., Loop]
 ) -> None:
+    """PyTorch looks for overflows before it unscales, so that one step more is applied, with 0 times infinity."""
     loop = make_loop(tiny_task(), "fp16-mixed", batch_size=16)
     assert loop.scaler is not None
     update = loop.scaler.update
     progress = loop.train(4, lambda: update(0.0) if loop.step == 2 else None)
-    assert (progress.applied_steps, progress.loss_scale, progress.has_collapsed) == (2, 0.0, True)
+    assert (progress.applied_steps, progress.loss_scale, progress.has_collapsed) == (3, 0.0, True)
+    assert (progress.num_nonfinite, progress.first_nonfinite) == (1, 4)
 
 
 def test_the_lowest_scale_of_an_interval_is_kept(
