@@ -45,8 +45,8 @@ class Tally:
     def __init__(self, device: torch.device, step: int = 0) -> None:
         self._device, self._step = device, step
         self._pending: list[tuple[torch.Tensor, torch.Tensor | None]] = []
-        self._taken = torch.tensor([0.0, 0.0, _NEVER], dtype=torch.float64, device=device)
-        self._lowest_scale = torch.full((), math.inf, device=device)
+        self._taken: torch.Tensor | None = None
+        self._lowest_scale: torch.Tensor | None = None
 
     def add(self, loss: torch.Tensor, skipped: torch.Tensor | None = None, scale: torch.Tensor | None = None) -> None:
         """Takes a step's loss.
@@ -58,29 +58,43 @@ class Tally:
         """
         self._pending.append((loss, skipped))
         if scale is not None:
-            torch.minimum(self._lowest_scale, scale, out=self._lowest_scale)
+            lowest = self._lowest_scale
+            self._lowest_scale = scale.clone() if lowest is None else torch.minimum(lowest, scale, out=lowest)
         if len(self._pending) == PENDING:
-            self._taken = self._with_pending()
-            self._step += PENDING
-            self._pending = []
+            self._take()
 
     def read(self) -> Counts:
         """What there is so far; waits for the device."""
-        loss_sum, num, first, lowest = torch.cat([self._with_pending(), self._lowest_scale.double().view(1)]).tolist()
-        return Counts(loss_sum, int(num), int(first) if first < _NEVER else None, lowest)
+        total, num, first = self._taken.tolist() if self._taken is not None else (0.0, 0, _NEVER)
+        losses = self._losses().tolist() if self._pending else []
+        skipped = self._skipped().tolist() if self._is_scaled else [False] * len(losses)
+        bad = [step for step, loss in enumerate(losses, self._step + 1) if not math.isfinite(loss)]
+        return Counts(
+            total + sum(loss for loss, left_out in zip(losses, skipped, strict=True) if not left_out),
+            int(num) + len(bad),
+            int(first) if first < _NEVER else next(iter(bad), None),
+            math.inf if self._lowest_scale is None else float(self._lowest_scale),
+        )
 
-    def _with_pending(self) -> torch.Tensor:
-        """(sum of losses, number of those not finite, the first such step), the pending losses among them."""
-        if not self._pending:
-            return self._taken
-        losses = torch.stack([loss for loss, _ in self._pending]).flatten().double()
+    def _take(self) -> None:
+        """Takes the pending losses into (sum of losses, number of those not finite, the first such step)."""
+        losses = self._losses().double()
         bad = ~losses.isfinite()
-        if any(skipped is not None for _, skipped in self._pending):
+        if self._is_scaled:
             losses = losses.masked_fill(self._skipped(), 0.0)
         steps = torch.arange(self._step + 1, self._step + 1 + len(losses), dtype=torch.float64, device=self._device)
-        first = steps.masked_fill(~bad, _NEVER).min()
-        total, num, earliest = self._taken.unbind()
-        return torch.stack([total + losses.sum(), num + bad.sum(), torch.minimum(earliest, first)])
+        found = [losses.sum(), bad.sum().double(), steps.masked_fill(~bad, _NEVER).min()]
+        if self._taken is not None:
+            total, num, first = self._taken.unbind()
+            found = [total + found[0], num + found[1], torch.minimum(first, found[2])]
+        self._taken, self._step, self._pending = torch.stack(found), self._step + len(losses), []
+
+    def _losses(self) -> torch.Tensor:
+        return torch.stack([loss for loss, _ in self._pending]).flatten()
+
+    @property
+    def _is_scaled(self) -> bool:
+        return any(skipped is not None for _, skipped in self._pending)
 
     def _skipped(self) -> torch.Tensor:
         """Which of the pending steps were left out; a step without a scaler never is."""
@@ -89,15 +103,16 @@ class Tally:
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain data; the pending losses as they are."""
-        losses = torch.stack([loss for loss, _ in self._pending]).flatten() if self._pending else None
-        skipped = self._skipped() if self._pending else None
-        taken = {"step": self._step, "taken": self._taken, "lowest_scale": self._lowest_scale}
-        return {**taken, "losses": losses, "skipped": skipped}
+        pending = {"losses": self._losses(), "skipped": self._skipped()} if self._pending else None
+        return {"step": self._step, "taken": self._taken, "lowest_scale": self._lowest_scale, "pending": pending}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes up what :meth:`state_dict` gave."""
-        self._step = state["step"]
-        self._taken, self._lowest_scale = state["taken"].to(self._device), state["lowest_scale"].to(self._device)
-        if state["losses"] is not None:
-            pending = zip(state["losses"].to(self._device), state["skipped"].to(self._device), strict=True)
-            self._pending = list(pending)
+        self._step, self._taken, self._lowest_scale = state["step"], state["taken"], state["lowest_scale"]
+        if self._taken is not None:
+            self._taken = self._taken.to(self._device)
+        if self._lowest_scale is not None:
+            self._lowest_scale = self._lowest_scale.to(self._device, copy=True)  # it changes in place
+        if state["pending"] is not None:
+            losses, skipped = (state["pending"][name].to(self._device) for name in ("losses", "skipped"))
+            self._pending = list(zip(losses, skipped, strict=True))

@@ -316,8 +316,7 @@ def test_a_step_does_not_wait_for_the_device(
         return
     assert waits.count == 0
     with Waits() as waits:
-        losses = tally.read()
-        torch.tensor(losses.loss_sum).item()
+        torch.ones(()).item()
     assert waits.count == 1
 
 

@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -12,14 +12,23 @@ from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
 from trainables import loop as loop_module
+from trainables import tally as tally_module
 from trainables.loop import Loop
-from trainables.tally import PENDING, Tally
+from trainables.tally import Tally
 from trainables.task import Batch, Task
 
 CPU = torch.device("cpu")
-STEPS = st.lists(
-    st.tuples(st.floats(width=32) | st.just(math.nan), st.booleans()), min_size=0, max_size=2 * PENDING + 5
-)
+PORTION = 4
+"""Losses are taken in so many here, so that short lists fill several portions."""
+
+STEPS = st.lists(st.tuples(st.floats(width=32) | st.just(math.nan), st.booleans()), max_size=30)
+
+
+@pytest.fixture(scope="module")
+def short_portions() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tally_module, "PENDING", PORTION)
+        yield
 
 
 def fill(tally: Tally, steps: list[tuple[float, bool]], scaled: bool) -> None:
@@ -28,6 +37,7 @@ def fill(tally: Tally, steps: list[tuple[float, bool]], scaled: bool) -> None:
         tally.add(torch.tensor(loss), flag, torch.tensor(2.0**-index) if scaled else None)
 
 
+@pytest.mark.usefixtures("short_portions")
 @given(steps=STEPS, before=st.integers(0, 10**9), scaled=st.booleans())
 @settings(max_examples=60, deadline=None)
 def test_a_tally_is_what_python_counts(steps: list[tuple[float, bool]], before: int, scaled: bool) -> None:
@@ -45,7 +55,8 @@ def test_a_tally_is_what_python_counts(steps: list[tuple[float, bool]], before: 
         assert not math.isfinite(found.loss_sum)
 
 
-@given(steps=STEPS, cut=st.integers(0, 2 * PENDING + 5), scaled=st.booleans())
+@pytest.mark.usefixtures("short_portions")
+@given(steps=STEPS, cut=st.integers(0, 30), scaled=st.booleans())
 @settings(max_examples=30, deadline=None)
 def test_a_tally_that_was_saved_goes_on_to_the_same_bit(
     steps: list[tuple[float, bool]], cut: int, scaled: bool
@@ -103,6 +114,29 @@ def test_training_ends_when_the_scale_has_collapsed(
     assert (collapses.step, progress.applied_steps) == (2 + 17, 2)
     assert (progress.loss_scale, progress.num_nonfinite) == (0.5, 0)
     assert progress.has_collapsed
+
+
+def test_a_single_overflow_at_a_low_scale_is_no_collapse(
+    tiny_task: Callable[..., Task], make_loop: Callable[..., Loop], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though none of the steps since the loop last looked was applied."""
+    monkeypatch.setattr(loop_module, "LOOK_EVERY_S", 0.0)
+    loop = make_loop(tiny_task(loss=Planted(1e38, range(5, 6))), "fp16-mixed", batch_size=16)
+    loop.scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
+    progress = loop.train(5)
+    assert (progress.applied_steps, progress.loss_scale, progress.has_collapsed) == (4, 0.5, False)
+
+
+def test_a_scale_of_zero_is_a_collapse_whatever_was_applied_before(
+    tiny_task: Callable[..., Task], make_loop: Callable[..., Loop]
+) -> None:
+    """PyTorch looks for overflows before it unscales, so that one step more is applied, with 0 times infinity."""
+    loop = make_loop(tiny_task(), "fp16-mixed", batch_size=16)
+    assert loop.scaler is not None
+    update = loop.scaler.update
+    progress = loop.train(4, lambda: update(0.0) if loop.step == 2 else None)
+    assert (progress.applied_steps, progress.loss_scale, progress.has_collapsed) == (3, 0.0, True)
+    assert (progress.num_nonfinite, progress.first_nonfinite) == (1, 4)
 
 
 def test_the_lowest_scale_of_an_interval_is_kept(
