@@ -16,19 +16,21 @@ def arms(trials: pd.DataFrame, timings: pd.DataFrame, declaration: Mapping[str, 
 
     Args:
         trials: one sweep's trials.
-        timings: its timings; the copy of the baseline is left out.
+        timings: its timings; the copy of the baseline is left out, and the baseline by default kernels.
         declaration: the sweep as in its ``sweep.json``.
 
     Returns:
-        a row per device, configuration and precision, in the declared order of precisions: ``route`` (several are
-        joined), medians over timed blocks of ``step_ms``, ``samples_per_s`` and ``peak_memory_bytes``, and means over
-        completed runs of ``val_loss`` and of the metric as ``value``. What nothing measured is missing.
+        a row per device, configuration and precision, in the declared order of precisions: ``route`` and ``kernel``
+        (several are joined), medians over timed blocks of ``step_ms``, ``samples_per_s`` and ``peak_memory_bytes``, and
+        means over completed runs of ``val_loss`` and of the metric as ``value``. What nothing measured is missing.
     """
     runs = trials[(trials["stage"] == "confirm") & (trials["status"] == "completed")]
     runs = runs.assign(value=runs[declaration["metric"]])
-    timed = timings[(timings["status"] == "completed") & ~timings["is_copy"].fillna(False).astype(bool)]
+    other = timings[["is_copy", "is_default"]].fillna(False).astype(bool).any(axis=1)
+    timed = timings[(timings["status"] == "completed") & ~other]
     speed = timed.groupby(_ARM).agg(
         route=("route", _joined),
+        kernel=("kernel", _joined),
         num_timed=("block_id", "nunique"),
         step_ms=("step_ms", "median"),
         samples_per_s=("samples_per_s", "median"),

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 FIGURES = ("speedup", "speedup_low", "speedup_high")
+OVER_DEFAULT = "speedup_over_default"
 
 
 def side_by_side(verdicts: pd.DataFrame) -> pd.DataFrame:
@@ -17,15 +18,16 @@ def side_by_side(verdicts: pd.DataFrame) -> pd.DataFrame:
     Returns:
         a row for every sweep, device, configuration and precision, in the order of the verdicts, with the columns
         ``sweep``, ``device``, ``config_id``, ``precision``, ``target_speedup``, and for each baseline, as they come,
-        ``speedup/<baseline>``, ``speedup_low/<baseline>``, ``speedup_high/<baseline>`` and ``verdict/<baseline>``;
-        missing where the two were not compared.
+        ``speedup/<baseline>``, ``speedup_low/<baseline>``, ``speedup_high/<baseline>``,
+        ``speedup_over_default/<baseline>`` (over it by PyTorch's default kernels) and ``verdict/<baseline>``; missing
+        where the two were not compared.
     """
     keys = ["sweep", "device", "config_id", "precision"]
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in verdicts.to_dict("records"):
         key = tuple(row[name] for name in keys)
         wide = rows.setdefault(key, {name: row[name] for name in [*keys, "target_speedup"]})
-        wide |= {f"{name}/{row['baseline']}": row[name] for name in (*FIGURES, "verdict")}
+        wide |= {f"{name}/{row['baseline']}": row[name] for name in _SHOWN}
     return pd.DataFrame(list(rows.values()), columns=[*keys, "target_speedup", *_columns(baselines(verdicts))])
 
 
@@ -35,7 +37,10 @@ def baselines(verdicts: pd.DataFrame) -> list[str]:
 
 
 def _columns(names: Sequence[str]) -> list[str]:
-    return [f"{figure}/{name}" for name in names for figure in (*FIGURES, "verdict")]
+    return [f"{figure}/{name}" for name in names for figure in _SHOWN]
+
+
+_SHOWN = (*FIGURES, OVER_DEFAULT, "verdict")
 
 
 def credited(rows: Sequence[Mapping[str, Any]], baselines: Collection[str]) -> list[dict[str, Any]]:

@@ -57,6 +57,8 @@ class Evidence:
         over_examples: whether ``delta`` counts the validation examples as a sample too.
         log_aa: interval of the logarithm of the time ratio of the baseline and its copy.
         log_memory_ratio: mean logarithm of the baseline's peak memory over the arm's, NaN if unknown.
+        log_speedup_over_default: mean logarithm of the speed-up over the baseline by PyTorch's default kernels, NaN if
+            that was not timed.
         contention: what the first contended pair shared its device with, in words; empty if unknown.
     """
 
@@ -76,6 +78,7 @@ class Evidence:
     over_examples: bool
     log_aa: Interval
     log_memory_ratio: float
+    log_speedup_over_default: float = math.nan
     contention: str = ""
 
     @property
@@ -117,6 +120,7 @@ def gather(question: Question, pairs: Sequence[Pair], examples: Examples) -> Evi
         over_examples=over_examples,
         log_aa=_log_aa(sound),
         log_memory_ratio=_mean([pair.log_memory_ratio for pair in sound]),
+        log_speedup_over_default=_mean([pair.log_speedup_over_default for pair in sound]),
         contention=next((pair.contention for pair in timed if pair.contended and pair.contention), ""),
     )
 

@@ -176,6 +176,7 @@ ARM_COLUMNS: Final = {
     "config_id": "string",
     "precision": "string",
     "route": "string",
+    "kernel": "string",
     "num_timed": "Int64",
     "step_ms": "float64",
     "samples_per_s": "float64",

@@ -1,13 +1,14 @@
 """The results as text for a terminal or a log: verdicts and reasons, a summary, what was left out and what failed."""
 
 from collections import Counter
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from analysis import cells
-from analysis.baselines import FIGURES, baselines, side_by_side
+from analysis.baselines import FIGURES, OVER_DEFAULT, baselines, side_by_side
 from analysis.cells import Row
 from analysis.results import Results
 from analysis.schema import ResultsError
@@ -80,18 +81,19 @@ def reasons(results: Results) -> Table:
 
 
 def baselines_table(results: Results) -> Table:
-    """The speed of each precision against every baseline side by side; no row where there is but one."""
-    names = baselines(results.verdicts)
+    """The speed of each precision against every baseline side by side, and by default kernels where that was timed."""
+    names, sides = baselines(results.verdicts), side_by_side(results.verdicts)
+    timed = [name for name in names if sides[f"{OVER_DEFAULT}/{name}"].notna().any()]
     table = cells.grid()
     for name in ("precision", *cells.where(results.verdicts), "config"):
         table.add_column(name, overflow="fold")
-    cells.add_numbers(table, *(f"against {name}" for name in names))
-    for row in cells.rows(side_by_side(results.verdicts)) if len(names) > 1 else []:
+    cells.add_numbers(table, *(f"against {name}" for name in names), *(f"{name} by default" for name in timed))
+    for row in cells.rows(sides) if len(names) + len(timed) > 1 else []:
         places = [row[name] for name in cells.where(results.verdicts)]
         speeds = [[cells.number(row[f"{figure}/{name}"], ".2f") for figure in FIGURES] for name in names]
-        cells.add_row(
-            table, row["precision"], *places, row["config_id"], *(cells.with_range(*speed) for speed in speeds)
-        )
+        shown = [cells.with_range(*speed) for speed in speeds]
+        shown += [cells.number(row[f"{OVER_DEFAULT}/{name}"], ".2f") for name in timed]
+        cells.add_row(table, row["precision"], *places, row["config_id"], *shown)
     return table
 
 
@@ -126,13 +128,19 @@ def arms_table(results: Results) -> Table:
     for row in cells.rows(arms):
         cells.add_row(
             table,
-            *(cells.text(row[name]) for name in names),
+            *(cells.text(row[name]) for name in names[:-1]),
+            f"{cells.text(row['route'])}\n{_libraries(row['kernel'])}",
             cells.number(row["step_ms"], ".3g"),
             cells.number(row["samples_per_s"], ",.0f"),
             cells.size(row["peak_memory_bytes"]),
             *(cells.number(row[name], ".4g") for name in ends),
         )
     return table
+
+
+def _libraries(kernels: Any) -> str:
+    """The libraries of some kernels, each once."""
+    return ", ".join(dict.fromkeys(kernel.split()[0] for kernel in cells.text(kernels).split(", ")))
 
 
 def summary_table(results: Results, by: str = "precision") -> Table:

@@ -141,6 +141,7 @@ def _row(e: Evidence, match: Match) -> dict[str, Any]:
         "speedup": speedup.value,
         "speedup_low": speedup.low,
         "speedup_high": speedup.high,
+        "speedup_over_default": math.exp(e.log_speedup_over_default),
         "metric_delta": e.delta.value,
         "metric_delta_low": e.delta.low,
         "metric_delta_high": e.delta.high,

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from analysis.evidence import Evidence
 from analysis.intervals import Interval
 
+SAME_SPEED = 0.03
+"""Logarithms of two speed-ups that differ by less tell the same."""
+
 
 def sentence(clause: str) -> str:
     """A clause as a sentence; a name or figure at its start stays as it is."""
@@ -76,6 +79,9 @@ def notes(e: Evidence) -> str:
         parts.append(f"{e.num_contended} of {e.num_timed} timing pairs left out, their device was shared")
     if e.absent:
         parts.append(f"seeds without a pair: {e.absent}")
+    if abs(e.log_speedup_over_default - e.log_speedup.value) > SAME_SPEED:
+        other = math.exp(e.log_speedup_over_default)
+        parts.append(f"{other:.2f}x as fast as {e.question.baseline} by PyTorch's default kernels")
     if not e.over_examples and not math.isnan(e.delta.low):
         parts.append("the metric's interval is over seeds alone, without the spread of the validation examples")
     return f" ({'; '.join(parts)})" if parts else ""

@@ -47,10 +47,19 @@ def test_what_was_not_measured_is_missing(tmp_path: Path) -> None:
 
 
 def test_the_table_names_each_arm_s_route(tmp_path: Path) -> None:
-    arms = [arm("fp32", [4.0], route="default"), arm("bf16-mixed", [2.0], route="channels_last")]
+    arms = [
+        arm("fp32", [4.0], route="onednn", kernel="oneDNN brg:a, MKL SGEMM, oneDNN b"),
+        arm("fp32", [9.0], route="default", is_default=True),
+        arm("bf16-mixed", [2.0], route="channels_last"),
+    ]
     results = load(write_sweep(tmp_path / "s", [run("a", 1, "fp32", 0.8, val_loss=0.5)], [timing("a", 1, arms)]))
     console = Console(width=80, record=True, file=(tmp_path / "shown").open("w"))
     console.print(arms_table(results))
     header, _, *lines = [" ".join(line.split()) for line in console.export_text().splitlines()]
     assert header == "precision route step ms samples/s memory val_loss val_accuracy"
-    assert lines == ["fp32 default 4 16,000 1 KiB 0.5 0.8", "bf16-mixed channels_last 2 32,000 1 KiB - -"]
+    assert lines == [
+        "fp32 onednn 4 16,000 1 KiB 0.5 0.8",
+        "oneDNN, MKL",
+        "bf16-mixed channels_last 2 32,000 1 KiB - -",
+        "-",
+    ]

@@ -365,6 +365,32 @@ def searched(config, precision, best, val_loss=0.1, **columns):
     return trial(f"search-{config}-{precision}", stage="search", precision=precision, config_id=config, **values)
 
 
+@pytest.mark.parametrize(("default_ms", "says"), [(30, True), (20, False), (None, False)])
+def test_the_baseline_by_default_kernels_stands_beside_and_decides_nothing(tmp_path, default_ms, says):
+    records = good()
+    for record in records:
+        if record["kind"] == "timing" and default_ms is not None:
+            record["arms"].append(arm("fp32", [default_ms] * 8, is_default=True, route="default"))
+    row = only(tmp_path, records)
+    assert row["verdict"] == "PASS"
+    assert row["speedup"] == pytest.approx(2.0, rel=0.01)
+    assert row["speedup_over_default"] == pytest.approx(
+        math.nan if default_ms is None else default_ms / 10, rel=0.01, nan_ok=True
+    )
+    assert ("3.00x as fast as fp32 by PyTorch's default kernels" in row["reason"]) is says
+    side = side_by_side(load(tmp_path).verdicts).iloc[0]
+    assert side["speedup_over_default/fp32"] == pytest.approx(row["speedup_over_default"], nan_ok=True)
+
+
+def test_a_baseline_whose_own_route_is_the_default_one_is_its_own_default(tmp_path):
+    records = good()
+    for record in records:
+        for each in record.get("arms", []):
+            each["route"] = "default"
+    row = only(tmp_path, records)
+    assert row["speedup_over_default"] == pytest.approx(row["speedup"])
+
+
 def test_best_against_best(tmp_path):
     search = [
         searched("c1", "fp32", 0.9),
