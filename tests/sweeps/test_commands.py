@@ -132,7 +132,7 @@ def test_a_search_in_which_nothing_completes_exits_with_1(ray_address: str, tmp_
     ]
     done = command(AMPSWEEP, "run", f"{task}:build", *words, "--run-name", "diverged")
     assert done.returncode == 1
-    assert re.fullmatch(r"error: no trial completed: 2 of 2 diverged \(.*loss became nan.*\)\n", done.stderr)
+    assert re.fullmatch(r"error: no trial completed: 2 of 2 diverged \(.*loss was not finite.*\)\n", done.stderr)
     assert set(load(tmp_path / "diverged").trials.query("stage == 'search'")["status"]) == {"diverged"}
 
 
