@@ -37,15 +37,18 @@ def waiting_ns() -> dict[str, int]:
     return found
 
 
-def processor_s() -> dict[int, tuple[str, float]]:
-    """Process -> (its name, seconds of processor time since it began), of those that this one may see."""
+def processor_s() -> dict[int, tuple[str, float, int]]:
+    """Process -> (its name, seconds of processor time since it began, the processor that it ran on last).
+
+    Of those that this one may see.
+    """
     found = {}
     for file in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError, ValueError, IndexError):  # processes come and go
             start, _, rest = file.read_text().rpartition(")")
-            user, system = rest.split()[11:13]
-            ticks = int(user) + int(system)
-            found[int(file.parent.name)] = (start.partition("(")[2], ticks / os.sysconf("SC_CLK_TCK"))
+            fields = rest.split()
+            seconds = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+            found[int(file.parent.name)] = (start.partition("(")[2], seconds, int(fields[36]))
     return found
 
 
@@ -61,12 +64,12 @@ class Neighbours:
         self._before, self._started = processor_s(), time.monotonic()
 
     def on_the_processors(self) -> str:
-        """The process that used most processor time since, in words."""
-        elapsed = time.monotonic() - self._started
+        """The process that used most processor time since, in words; of those that ran last where this one may run."""
+        elapsed, own = time.monotonic() - self._started, os.sched_getaffinity(0)
         used = {
-            (name, pid): (seconds - self._before.get(pid, ("", 0.0))[1]) / elapsed
-            for pid, (name, seconds) in processor_s().items()
-            if pid != os.getpid()
+            (name, pid): (seconds - self._before.get(pid, ("", 0.0, 0))[1]) / elapsed
+            for pid, (name, seconds, processor) in processor_s().items()
+            if pid != os.getpid() and processor in own
         }
         (name, pid), processors = max(used.items(), key=lambda item: item[1], default=(("", 0), 0.0))
         if processors < WORTH_NAMING:

@@ -4,7 +4,9 @@ import random
 from typing import Any
 
 import pytest
-from conftest import Confirmed, widths
+from planted import Confirmed, widths
+
+from sweeps.search.plan import confirm_seeds
 
 pytestmark = pytest.mark.usefixtures("virtual_clock")
 
@@ -46,6 +48,17 @@ def test_an_arm_that_finishes_fewer_runs(draw: random.Random, confirmed: Confirm
     verdict = both(confirmed, config("diverges_with_some_seeds", draw, of=draw.choice([2, 3])))
     assert verdict.verdict == "FAIL", verdict.reason
     assert "diverged" in verdict.reason
+
+
+def test_survivors_of_pruning_offered_as_pairs(draw: random.Random, confirmed: Confirmed) -> None:
+    """Runs of the search, or full runs that a scheduler cut short: what it chose to finish is no sample."""
+    own = config("learns_nothing", draw, lies=False)
+    twin = confirmed(own)
+    assert twin.verdict == "PASS", twin.reason
+    offered = {"stage": "search"} if draw.random() < 0.5 else {"cut_short": confirm_seeds(0, 3)}
+    verdict = confirmed(own, **offered)
+    assert (verdict.verdict, verdict.num_pairs) == ("INVALID", 0)
+    assert "no pair" in verdict.reason.lower()
 
 
 @pytest.mark.parametrize("speedup", [0.5, 1.0, 1.4])

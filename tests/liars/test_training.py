@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from conftest import liar_and_twin
+from planted import liar_and_twin
 
 PRECISIONS = ["fp32", "bf16-mixed", "fp16-mixed"]
 
