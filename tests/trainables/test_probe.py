@@ -1,11 +1,13 @@
 """The probe: which precisions trials may run in, and why others may not."""
 
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 
+import trainables.probe as probe_module
 from trainables.ladder import LADDER
 from trainables.loading import TaskError, TaskSource, find_task
 from trainables.probe import ProbeResult, probe
@@ -49,6 +51,24 @@ def test_a_hopeless_precision_is_excluded_with_its_figures(make_spec: MakeSpec) 
     assert slow.step_ms > 30
     assert "times the baseline's; limit 5" in str(slow.status_reason)
     assert slow.effective_precision == "bf16-mixed"
+
+
+def test_a_precision_that_was_only_kept_waiting_is_not_left_out(
+    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The waiting is planted: all of the sleep in a slow step counts as time for which others held the processors."""
+    slept, sleep = [0.0], time.sleep
+
+    def counted(seconds: float) -> None:
+        started = time.perf_counter()
+        sleep(seconds)
+        slept[0] += 1e9 * (time.perf_counter() - started)
+
+    monkeypatch.setattr(time, "sleep", counted)
+    monkeypatch.setattr(probe_module, "waiting_ns", lambda: {"1": int(slept[0])})
+    found = results(make_spec("slow_below_fp32"), "fp32", "bf16-mixed")
+    assert [r.status for r in found.values()] == ["completed", "completed"]
+    assert found["bf16-mixed"].step_ms > 30
 
 
 def test_the_first_precision_that_runs_is_what_others_are_compared_with(make_spec: MakeSpec) -> None:
