@@ -5,8 +5,8 @@ FP64, 1e-6 in IEEE FP32 and 3e-4 in TF32.
 """
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -52,6 +52,11 @@ class Liar:
     def name(self) -> str:
         """As tables show it."""
         return f"{self.asked}: {self.says}, {self.where}"
+
+    @property
+    def is_honest(self) -> bool:
+        """Whether it sets nothing."""
+        return self.says.startswith("honest")
 
 
 def _set(module: Any, name: str, value: Any) -> Callable[[], object]:
@@ -116,23 +121,14 @@ def examine(liar: Liar, device: torch.device) -> Row:
     precision = LADDER[liar.asked]
     task = find_task("benchmarks.gpu.liars:build")
     spec = TrialSpec("liar", task, {"liar": liar, "batch_size": 64}, liar.asked, 0, Budget(max_epochs=1))
-    with _general_setting_kept(), isolated(precision, 0, 1):
+    with isolated(precision, 0, 1):
         loop, observation = build_observed(spec, precision, device, num_steps=False)
         error = _error(loop)
     row = Row(ITEM, liar.name, effective=observation.effective)
-    row.outcome = _outcome((error > NARROWED) != (liar.asked == "tf32"), observation.mismatch(precision) is not None)
+    took = (error > NARROWED) != (liar.asked == "tf32")
+    row.outcome = _outcome(liar, took, observation.mismatch(precision) is not None)
     row.note = f"error against FP64: {error:.1e}"
     return row
-
-
-@contextmanager
-def _general_setting_kept() -> Iterator[None]:
-    """Puts back the setting that others follow where they were never set, which a trial does not."""
-    before = torch.backends.fp32_precision
-    try:
-        yield
-    finally:
-        torch.backends.fp32_precision = before
 
 
 def _error(loop: Loop) -> float:
@@ -143,7 +139,8 @@ def _error(loop: Loop) -> float:
         return float((loop.model(inputs).double() - exact).norm() / exact.norm())
 
 
-def _outcome(lied: bool, noticed: bool) -> str:
-    if lied:
-        return "caught" if noticed else "MISSED"
-    return "false alarm" if noticed else "nothing to catch"
+def _outcome(liar: Liar, took: bool, noticed: bool) -> str:
+    """A lie that did not take, as TF32 on a CPU, may be noticed by its setting; a trial that tells none must not be."""
+    if noticed:
+        return "false alarm" if liar.is_honest else "caught"
+    return "MISSED" if took else "nothing to catch"

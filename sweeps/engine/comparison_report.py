@@ -5,13 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-_NONE = "-"
-"""How an unknown value is shown."""
+from analysis import cells
 
 _CAPTION = (
     "Ranges are 95 % intervals, each for its figure alone. Changes: MODEL minus BASELINE, or MODEL over BASELINE (x)."
@@ -54,17 +52,15 @@ class ComparisonReport:
 
 def comparison_table(figures: pd.DataFrame) -> Table:
     """A row for every figure, the interval below its estimate."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, header_style="bold")
-    table.add_column("figure", overflow="fold")
-    for name in ("MODEL", "BASELINE", "change"):
-        table.add_column(name, justify="right", no_wrap=True)
+    table = cells.grid()
+    table.add_column("figure", no_wrap=True)
+    cells.add_numbers(table, "MODEL", "BASELINE", "change")
     table.add_column("so MODEL's is", overflow="fold")
     for row in figures.to_dict("records"):
         is_ratio = row["change"] == "ratio"
         value, low, high = (_change(row[name], is_ratio) for name in ("value", "low", "high"))
-        change = value if low == _NONE else f"{value}\n{low} to {high}"
-        cells = (row["figure"], _number(row["model"]), _number(row["baseline"]), change, row["says"])
-        table.add_row(*(Text(str(cell)) for cell in cells))
+        shown = (row["figure"], _number(row["model"]), _number(row["baseline"]))
+        cells.add_row(table, *map(str, shown), cells.with_range(value, low, high), str(row["says"]))
     return table
 
 
@@ -76,13 +72,13 @@ def _precision(side: dict[str, Any]) -> str:
 
 def _number(value: float) -> str:
     if math.isnan(value):
-        return _NONE
+        return cells.NONE
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _change(value: float, is_ratio: bool) -> str:
     if math.isnan(value):
-        return _NONE
+        return cells.NONE
     return f"{value:.4g}x" if is_ratio else f"{value:+.4g}"
 
 
