@@ -19,7 +19,10 @@ def seed_everything(seed: int) -> None:
     """Seeds the generators of Python, NumPy and torch, on every device."""
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 - user code draws from the global generator
-    torch.manual_seed(seed)
+    if torch.cuda.is_available():
+        torch.manual_seed(seed)  # pragma: gpu
+    else:
+        torch.default_generator.manual_seed(seed)  # the other also keeps a stack trace for a GPU that may yet come
 
 
 @contextmanager

@@ -1,13 +1,13 @@
 """The command line: what a sweep script's ``main`` does, and the commands of ``ampsweep``."""
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from analysis.schema import ResultsError
 from sweeps.engine.flags import Parser, naming_flags, parse, parse_known, parse_run, parse_task
-from sweeps.engine.interruption import heed
 from sweeps.engine.sweep import Sweep, SweepError
 from sweeps.search.checks import Unfinished, did_you_mean
 from trainables.ladder import LADDER
@@ -68,7 +68,8 @@ def ampsweep(argv: Sequence[str] | None = None) -> NoReturn:
 
 
 def _exit(command: Callable[[], int]) -> NoReturn:
-    heed()
+    # A spot notice, `ray job stop` and Kubernetes end a driver so; it is to leave in good order, as for Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         sys.exit(command())
     except SweepError as error:

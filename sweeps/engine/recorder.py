@@ -4,7 +4,6 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from analysis.schema import Kind
-from sweeps.engine.interruption import raise_swallowed
 from sweeps.engine.journal import Journal
 from sweeps.engine.progress import Progress
 
@@ -35,12 +34,7 @@ class Recorder:
         self._begun = set(begun)
 
     def record(self, kind: Kind, row: Mapping[str, Any]) -> None:
-        """One fact.
-
-        Raises:
-            KeyboardInterrupt: an earlier one was swallowed.
-        """
-        raise_swallowed()
+        """One fact."""
         if kind == "report" and not self._is_new(row):
             return
         if kind == "trial" and row.get("status") == "running":

@@ -1,5 +1,6 @@
 """Draws of the liars, trials of them, and their arms confirmed without Ray: the same functions, one after the other."""
 
+import functools
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -54,6 +55,7 @@ def widths(draw: random.Random) -> list[int]:
     return [draw.randrange(16, 56, 8) for _ in range(draw.randint(1, 3))]
 
 
+@functools.cache
 def source() -> TaskSource:
     return find_task(f"{TASKS}:build")
 
@@ -131,7 +133,7 @@ def _run(journal: Journal, trial: Any, stage: Stage = "confirm", cut_short: Sequ
         trial.config,
         trial.precision,
         trial.seed,
-        Budget(max_epochs=4),
+        Budget(max_epochs=3),
         examples_of="val_accuracy",
     )
     journal.write("trial", rows.started(trial, stage, 1, 0))

@@ -61,9 +61,8 @@ def test_survivors_of_pruning_offered_as_pairs(draw: random.Random, confirmed: C
     assert "no pair" in verdict.reason.lower()
 
 
-@pytest.mark.parametrize("speedup", [0.5, 1.0, 1.4])
-def test_an_arm_that_is_slower_than_it_should_be(speedup: float, draw: random.Random, confirmed: Confirmed) -> None:
-    own = config("learns_nothing", draw, lies=False, speedup=speedup * draw.uniform(0.95, 1.0))
+def test_an_arm_that_is_slower_than_it_should_be(draw: random.Random, confirmed: Confirmed) -> None:
+    own = config("learns_nothing", draw, lies=False, speedup=draw.uniform(0.5, 1.4))
     verdict = confirmed(own, num_seeds=3)
     assert verdict.verdict == "FAIL", verdict.reason
     assert "lies below the target 1.5x" in verdict.reason

@@ -116,7 +116,9 @@ def in_timing(num_timed: int, confirmed: int) -> Callable[[list[dict]], bool]:
 
 
 def start(folder: Path, *flags: str) -> subprocess.Popen[str]:
-    words = [sys.executable, "tiny.py", *flags]
+    # Tests that run in the background may ignore SIGINT, and so would all that they start.
+    heeding = "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    words = [sys.executable, "-c", f"{heeding}; runpy.run_path('tiny.py', run_name='__main__')", *flags]
     return subprocess.Popen(words, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 

@@ -3,6 +3,7 @@
 What tests of this folder share becomes importable: in pytest's importlib mode the folder is not on the path.
 """
 
+import functools
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
@@ -86,12 +87,17 @@ def task_file(tmp_path: Path) -> Callable[..., TaskSource]:
     return write
 
 
+@functools.cache
+def _tiny(name: str) -> TaskSource:
+    return find_task(f"{TINY_TASKS}:{name}")
+
+
 @pytest.fixture
 def make_spec() -> Callable[..., TrialSpec]:
     """A trial of a function in ``tiny_tasks.py``, or of another source."""
 
     def make(task: str | TaskSource = "build", precision: str = "fp32", **fields: Any) -> TrialSpec:
-        source = task if isinstance(task, TaskSource) else find_task(f"{TINY_TASKS}:{task}")
+        source = task if isinstance(task, TaskSource) else _tiny(task)
         plain: dict[str, Any] = {"config": {"batch_size": 16}, "seed": 5, "budget": Budget(max_epochs=2)}
         return TrialSpec("t", source, precision=precision, **plain | fields)
 
