@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sweeps.engine.sweep import Sweep, SweepError
 from sweeps.search.checks import did_you_mean, refuse
-from sweeps.search.configurations import sample
+from sweeps.search.configurations import read_points, sample, split_point
 from sweeps.search.domains import Domain, Scalar
 
 if TYPE_CHECKING:
@@ -54,7 +54,10 @@ def tune_model(
             refuse(field, "must be a field of Sweep", fields[field], f"{did_you_mean(field, known)}see help(Sweep)")
     task = _in_memory(make_model, train, val, loss, metrics)
     sweep = Sweep(name=name, task=task, space=space, num_trials=num_trials, **fields)
-    _check_model(make_model, sample(sweep.space, sweep.seed, 0))
+    if sweep.dry_run:
+        refuse("dry_run", "is for the command line alone", True, "leave it out")
+    first = sample(sweep.space, sweep.seed, 0) if sweep.points is None else split_point(read_points(sweep.points)[0])[0]
+    _check_model(make_model, first)
     return run(sweep)
 
 

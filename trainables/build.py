@@ -14,7 +14,7 @@ from trainables.isolation import seed_everything
 from trainables.ladder import Precision
 from trainables.loading import build_task, describe
 from trainables.loop import Loop
-from trainables.memory import is_out_of_memory
+from trainables.memory import is_out_of_memory, release_memory
 from trainables.precision import put_in_force
 from trainables.routes import DEFAULT, without_layout
 from trainables.spec import TrialSpec
@@ -87,11 +87,21 @@ def _build_eager(
     for route in dict.fromkeys((spec.route, without_layout(spec.route))):
         if route == DEFAULT:
             break
-        with suppress(Exception):
-            loop, observation = _by(route, spec, precision, device, num_steps)
-            if observation.mismatch(precision) is None and not (observation.draws and route != without_layout(route)):
-                return loop, observation
+        found = _by_if_it_suits(route, spec, precision, device, num_steps)
+        if found is not None:
+            return found
+        release_memory(device)  # of the model that was built in vain
     return _by(DEFAULT, spec, precision, device, num_steps)
+
+
+def _by_if_it_suits(
+    route: str, spec: TrialSpec, precision: Precision, device: torch.device, num_steps: bool
+) -> tuple[Loop, Observation] | None:
+    with suppress(Exception):
+        loop, observation = _by(route, spec, precision, device, num_steps)
+        if observation.mismatch(precision) is None and not (observation.draws and route != without_layout(route)):
+            return loop, observation
+    return None
 
 
 def _by(

@@ -1,6 +1,8 @@
 """A task from ``"module:function"``, ``"path/to/file.py:function"`` or a pickled function, loaded on any worker."""
 
 import ast
+import copy
+import dataclasses
 import functools
 import hashlib
 import importlib
@@ -215,6 +217,9 @@ def build_task(source: TaskSource, config: Mapping[str, Any]) -> "Task":
         raise TaskError(
             f"task: {source.name} must return a trainables.Task, got {type(task).__name__}; correct what it returns"
         )
+    if source.pickled is not None:
+        # A function of a notebook may hold a model, which the trials of a process would otherwise train in turns.
+        return dataclasses.replace(task, model=copy.deepcopy(task.model))
     return task
 
 

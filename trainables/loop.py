@@ -195,6 +195,7 @@ class Loop:
         own = self.optimizer.state_dict()["param_groups"]
         rates = [group["lr"] for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict({"state": state["optimizer"], "param_groups": own})
+        self._lay_out_optimizer_state()
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate  # loading copies it; a tensor must stay on its device
         # A state of another precision has no scale, and at 0 or infinity a scale stays for good.
@@ -209,6 +210,16 @@ class Loop:
         self._applied_before = state["applied_before"]
         self.data.load_state_dict(state["data"])
         self._batches = self.data.batches(self.step)
+
+    def _lay_out_optimizer_state(self) -> None:
+        """Stores loaded state as its parameters are stored, which another route may have otherwise.
+
+        Fused optimizers go through memory, and would mistake one number's moments for another's.
+        """
+        for parameter, kept in self.optimizer.state.items():
+            for name, value in kept.items():
+                if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                    kept[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
     def train_step(self, tally: Tally, want_norm: bool = False) -> torch.Tensor | None:
         """One optimizer step; adds its loss to ``tally`` and returns the gradient norm where it was computed."""

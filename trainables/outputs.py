@@ -152,7 +152,7 @@ def make_forward(model: nn.Module, call: Callable[..., Any] | None = None) -> Ca
                 return run(**{name: value for name, value in batch.items() if takes_any or name in known})
             return run(batch)
         if isinstance(batch, tuple | list):
-            return run(*batch[:-1]) if len(batch) > 1 else model(*batch)
+            return run(*batch[:-1]) if len(batch) > 1 else run(*batch)
         return run(batch)
 
     return forward

@@ -107,8 +107,15 @@ def _settings(precision: Precision) -> dict[str, Setting]:
         settings[name] = (*_fp32_precision(backend, operation), "tf32" if tf32 else "ieee")
     for name in ("allow_fp16_reduced_precision_reduction", "allow_bf16_reduced_precision_reduction"):
         settings[name] = _attribute(torch.backends.cuda.matmul, name, True)
+    if hasattr(torch.backends.cuda.matmul, "allow_fp16_accumulation"):  # not in every version
+        settings["allow_fp16_accumulation"] = _attribute(torch.backends.cuda.matmul, "allow_fp16_accumulation", False)
     for name, wanted in (("enabled", True), ("benchmark", False), ("deterministic", False)):
         settings[f"cudnn.{name}"] = _attribute(torch.backends.cudnn, name, wanted)
+    for kind in ("flash", "mem_efficient", "math", "cudnn"):
+        is_enabled, enable = (
+            getattr(torch.backends.cuda, name) for name in (f"{kind}_sdp_enabled", f"enable_{kind}_sdp")
+        )
+        settings[f"attention.{kind}"] = (is_enabled, enable, True)
     if torch.cuda.is_available():  # pragma: gpu
         library = torch.backends.cuda.preferred_blas_library
         settings["blas_library"] = (lambda: str(library()).rpartition(".")[2].lower(), library, "cublas")
@@ -211,7 +218,7 @@ def changed_setting(precision: Precision, route: str = DEFAULT) -> str | None:
     return None
 
 
-_FORMATS = ("_precision", "allow_tf32", "_reduction", "default_dtype", "autocast.cpu", "autocast.cuda")
+_FORMATS = ("_accumulation", "_precision", "allow_tf32", "_reduction", "default_dtype", "autocast.cpu", "autocast.cuda")
 """Ends of the names of settings that decide over number formats; others decide over speed or determinism alone."""
 
 

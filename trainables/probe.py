@@ -183,7 +183,9 @@ def _faster(spec: TrialSpec, loop: Loop, route: str, found: ProbeResult) -> tupl
     before_ms, after_ms = (statistics.median(times) for times in times_ms.values())
     default_ms = before_ms if loop.route == DEFAULT else found.default_ms
     if after_ms < TIE * before_ms:
-        return other, replace(_result(other, observation, metrics, times_ms[other], None), default_ms=default_ms)
+        faster = _result(other, observation, metrics, times_ms[other], None)
+        # On a GPU the peak since the probe began is that of both loops.
+        return other, replace(faster, peak_memory_bytes=found.peak_memory_bytes, default_ms=default_ms)
     return loop, replace(found, default_ms=default_ms)
 
 

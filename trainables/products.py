@@ -76,6 +76,8 @@ class MatrixFlops(TorchDispatchMode):
         if count is None:
             return
         flops = int(count(*args, **kwargs, out_val=result))
+        if not flops:
+            return
         kind = next((kind for kind in ("conv", "rnn") if kind in operation), "matmul")
         operand = [a for a in args if isinstance(a, torch.Tensor)][1]
         fp32 = operand.dtype is torch.float32
@@ -111,11 +113,25 @@ def _rnn_backward_flops(*args: Any, out_val: Any) -> int:
     return 2 * _rnn_flops(*args, out_val=out_val)
 
 
-_FLOP_FORMULAS = {str(operation): formula for operation, formula in flop_registry.items()} | {
-    f"aten.{name}{suffix}": formula
-    for name in ("mkldnn_rnn_layer", "_cudnn_rnn", "miopen_rnn")
-    for suffix, formula in (("", _rnn_flops), ("_backward", _rnn_backward_flops))
-}
+def _matrix_flops(left: torch.Tensor, right: torch.Tensor, *args: Any, out_val: Any, **kwargs: Any) -> int:
+    """Of a matrix with a matrix, with one of several, each with its own rows of it, or with a vector."""
+    return 2 * left.numel() * (right.shape[-1] if right.dim() > 1 else 1)
+
+
+def _added_matrix_flops(_: torch.Tensor, *args: Any, **kwargs: Any) -> int:
+    return _matrix_flops(*args, **kwargs)
+
+
+_FLOP_FORMULAS = (
+    {str(operation): formula for operation, formula in flop_registry.items()}
+    | {
+        f"aten.{name}{suffix}": formula
+        for name in ("mkldnn_rnn_layer", "_cudnn_rnn", "miopen_rnn")
+        for suffix, formula in (("", _rnn_flops), ("_backward", _rnn_backward_flops))
+    }
+    | {f"aten.{name}": _matrix_flops for name in ("_grouped_mm", "_int_mm", "mv")}
+    | {"aten.addmv": _added_matrix_flops}
+)
 """FLOP formulas by operation; attention on the CPU goes under the name that it has on CUDA."""
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -272,6 +273,15 @@ def test_another_sweep_does_not_go_on(finished: Path, changes: dict, field: str)
     with pytest.raises(SweepError, match=f"^{field}: must be as in the run that goes on") as refused:
         read_past(finished / "first", sweep, find_task(sweep.task))
     assert "\n" not in str(refused.value)
+
+
+def test_a_run_of_an_earlier_version_says_nothing_of_compiling_and_goes_on(finished: Path, tmp_path: Path):
+    folder = Path(shutil.copytree(finished / "first", tmp_path / "first"))
+    recorded = json.loads((folder / "sweep.json").read_text())
+    del recorded["compile"]
+    (folder / "sweep.json").write_text(json.dumps(recorded))
+    sweep = declared(finished, confirm=Confirm(num_seeds=8))
+    assert read_past(folder, sweep, find_task(sweep.task)).ended
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from trainables.effective import Observation, judge, observe
 from trainables.ladder import LADDER
 from trainables.loop import Loop
 from trainables.precision import numerics
+from trainables.products import MatrixFlops
 from trainables.task import Batch, Task
 
 CPU = torch.device("cpu")
@@ -340,3 +341,45 @@ def test_a_setting_that_holds_for_some_products_alone_is_that_of_their_canary(
     assert sorted(seen) == ["bf16", "ieee"]  # forward and backward: the gradient of the weights
     assert found.share == pytest.approx(0.5)
     assert torch._C._get_fp32_precision_getter("mkldnn", "matmul") == "ieee"
+
+
+class Experts(nn.Module):
+    """Two layers of which one gets no rows, and a cache that the first call makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.idle = nn.Linear(8, 2), nn.Linear(8, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not hasattr(self, "cache"):
+            self.register_buffer("cache", torch.ones(1))
+        return torch.cat([self.used(x), self.idle(x[:0])]) * self.cache
+
+
+def test_products_without_rows_and_buffers_that_a_step_makes_are_no_fault(
+    tiny_task: Callable[..., Task], make_loop: Callable[..., Loop]
+) -> None:
+    task = tiny_task()
+    found = observe(make_loop(Task(Experts(), task.train_set, task.val_set), batch_size=16))
+    assert (found.effective, found.share) == ("fp32", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("product", "flops"),
+    [
+        (lambda a: torch.mv(a, a[0, :8]), 2 * 16 * 8),
+        (lambda a: torch.addmv(torch.zeros(16, dtype=a.dtype), a, a[0, :8]), 2 * 16 * 8),
+        (lambda a: a @ a.mT, 2 * 16 * 16 * 8),
+    ],
+)
+def test_products_that_pytorchs_own_counter_leaves_out_are_counted(product: Callable[..., Any], flops: int) -> None:
+    with MatrixFlops() as seen:
+        product(torch.ones(16, 8, dtype=torch.bfloat16))
+    assert seen.by_format(CPU) == {"bfloat16": flops}
+
+
+def test_the_canary_forgives_the_last_bits_that_a_sum_in_fp32_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Winograd's convolution is mocked: it gives a value back with an error of some last bits."""
+    product = torch.Tensor.__matmul__
+    monkeypatch.setattr(torch.Tensor, "__matmul__", lambda a, b: product(a, b) * (1 + 2**-22))
+    assert canary("matmul", (16, 32, 8), CPU) == "float32"

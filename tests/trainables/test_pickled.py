@@ -42,6 +42,19 @@ def test_a_closure_builds_from_its_file_which_is_read_once(tmp_path: Path) -> No
     assert TaskSource(**source.__dict__) == source
 
 
+def test_trials_do_not_share_a_model_that_the_function_holds(tmp_path: Path) -> None:
+    backbone = nn.Linear(2, 2)
+    source = kept(lambda config: Task(nn.Sequential(backbone, nn.Linear(2, 2)), DATA, DATA), tmp_path)
+    first = build_task(source, {}).model
+    before = first[0].weight.detach().clone()
+    with torch.no_grad():
+        first[0].weight.add_(1.0)
+    first.to(torch.bfloat16)
+    again = build_task(source, {}).model
+    assert torch.equal(again[0].weight, before)
+    assert again[0].weight.dtype is torch.float32
+
+
 def test_a_file_that_cannot_be_loaded_is_one_line(tmp_path: Path) -> None:
     source = TaskSource("__main__.build", "", pickled=str(tmp_path / "none.pkl"), digest="0")
     with pytest.raises(

@@ -23,6 +23,8 @@ def everything() -> dict[str, Any]:
         **{".".join(key): value for key, value in fp32_settings().items()},
         "fp16_reduction": matmul.allow_fp16_reduced_precision_reduction,
         "bf16_reduction": matmul.allow_bf16_reduced_precision_reduction,
+        "fp16_accumulation": getattr(matmul, "allow_fp16_accumulation", False),
+        "attention": (torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.math_sdp_enabled()),
         "default_dtype": torch.get_default_dtype(),
         "cudnn": (cudnn.enabled, cudnn.benchmark, cudnn.deterministic),
         "deterministic": (
@@ -39,6 +41,9 @@ def disturb() -> None:
         torch._C._set_fp32_precision_setter(backend, operation, "tf32")
     torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+    torch.backends.cuda.enable_flash_sdp(False)
+    if hasattr(torch.backends.cuda.matmul, "allow_fp16_accumulation"):
+        torch.backends.cuda.matmul.allow_fp16_accumulation = True
     torch.set_default_dtype(torch.float64)
     torch.backends.cudnn.enabled = False
     torch.backends.cudnn.benchmark = True
@@ -72,6 +77,7 @@ def test_every_setting_is_put_in_force_whatever_stood_before(untouched: Any, nam
             assert found["deterministic"][0] is False
             assert found["autocast"] == (False, True)
             assert found["grad"] is True
+            assert (found["fp16_accumulation"], found["attention"]) == (False, (True, True))
             assert shown["cuda.matmul.fp32_precision"] == narrow
             assert shown["default_dtype"] == "torch.float32"
         assert everything() == disturbed

@@ -1,5 +1,6 @@
 """Kernel routes: the fastest that computes the same, and the default one where another cannot be taken."""
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from trainables import products
+from trainables.build import build_loop
 from trainables.ladder import LADDER
 from trainables.pairs import time_block
 from trainables.precision import numerics
@@ -175,3 +177,19 @@ def test_a_state_is_of_a_route(make_spec: MakeSpec, tmp_path: Any) -> None:
         resumed = list(run_trial(replace(saved, route=route)))
         assert [report.epoch for report in resumed] == [1, 2]
         assert {report.route for report in resumed} == {route}
+
+
+def test_a_state_of_another_route_keeps_each_number_s_own_moments(make_spec: MakeSpec) -> None:
+    """As PBT copies it from trial to trial: the optimizer's moments lie in memory as the weights of the route do."""
+    loops = {}
+    for route in (DEFAULT, CHANNELS_LAST):
+        with numerics(LADDER["fp32"], route):
+            loops[route] = build_loop(images(make_spec, route), LADDER["fp32"], torch.device("cpu"))
+    with numerics(LADDER["fp32"]):
+        loops[DEFAULT].train(3)
+        state = copy.deepcopy(loops[DEFAULT].state_dict())
+        expected = loops[DEFAULT].train(3).train_loss
+        loops[CHANNELS_LAST].load_state_dict(state)
+        assert loops[CHANNELS_LAST].train(3).train_loss == pytest.approx(expected, rel=1e-5)
+    ends = [list(loop.model.parameters()) for loop in loops.values()]
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*ends, strict=True))

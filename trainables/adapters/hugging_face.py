@@ -15,6 +15,9 @@ CONFIG_FILE = "config.json"
 """What such a folder holds besides weights."""
 
 
+_LOCAL = {"local_files_only": True, "trust_remote_code": False}
+
+
 def load_pretrained(folder: Path) -> nn.Module:
     """The model of a folder, of the architecture that its configuration names, with all weights in FP32 on the CPU.
 
@@ -33,7 +36,7 @@ def load_pretrained(folder: Path) -> nn.Module:
         need = f"model: a Hugging Face folder needs transformers, got {error}"
         raise TaskError(f"{need}; pip install 'ampsweep[huggingface]'") from error
     with _quiet(transformers.utils.logging):
-        names = transformers.AutoConfig.from_pretrained(folder, local_files_only=True).architectures or ["AutoModel"]
+        names = transformers.AutoConfig.from_pretrained(folder, **_LOCAL).architectures or ["AutoModel"]
         architecture = getattr(transformers, names[0], None)
         if architecture is None:
             raise TaskError(
@@ -41,9 +44,7 @@ def load_pretrained(folder: Path) -> nn.Module:
                 f"{names[0]!r}; write a function that builds it, and give module:function"
             )
         # By default the weights would come in the format that they were saved in.
-        model, found = architecture.from_pretrained(
-            folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
-        )
+        model, found = architecture.from_pretrained(folder, dtype=torch.float32, output_loading_info=True, **_LOCAL)
     missing = sorted(found["missing_keys"])
     if missing:
         raise TaskError(
