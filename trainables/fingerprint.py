@@ -8,7 +8,7 @@ import functools
 import hashlib
 import sys
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(...))
@@ -23,8 +23,8 @@ _OF_ITS_PLACE = {"__module__", "__dict__", "__weakref__", "__firstlineno__", "__
 def fingerprint(value: Any) -> str:
     """16 hexadecimal digits that depend on the code of a function, on what it refers to, and on the data in that.
 
-    What an importable module defines counts by its name alone, as it does for pickle; of objects of unknown kinds only
-    the type and the attributes count.
+    What an importable module defines counts by its name alone, as it does for pickle; of objects of unknown kinds
+    counts what pickle would keep of them, or else the type and the attributes.
     """
     walk = _Walk()
     walk.add(value)
@@ -74,7 +74,7 @@ class _Walk:
         elif isinstance(value, type):
             kept = {name: each for name, each in vars(value).items() if name not in _OF_ITS_PLACE}
             self._add_all([value.__qualname__, value.__bases__, kept])
-        elif hasattr(value, "tobytes") or hasattr(value, "untyped_storage"):
+        elif hasattr(value, "dtype") and hasattr(value, "shape") and _has_bytes(value):
             self._add_array(value)
         else:
             self._add_all(_parts_of(value))
@@ -117,7 +117,21 @@ def _parts_of(value: Any) -> list[Any]:
         return [value.fget, value.fset, value.fdel]
     if isinstance(value, functools.partial):
         return [value.func, value.args, value.keywords]
-    return [getattr(value, "__dict__", None)]
+    return _kept_by_pickle(value)
+
+
+def _kept_by_pickle(value: Any) -> list[Any]:
+    try:
+        kept = value.__reduce_ex__(2)
+    except Exception:  # what cannot be pickled is refused elsewhere
+        return [getattr(value, "__dict__", None)]
+    if isinstance(kept, str):
+        return [kept]
+    return [list(part) if isinstance(part, Iterator) else part for part in kept]
+
+
+def _has_bytes(value: Any) -> bool:
+    return hasattr(value, "tobytes") or hasattr(value, "untyped_storage")
 
 
 def reached_by(function: Callable[..., Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A task whose builder has no file of its own, as one defined in a notebook: pickled by value, for any worker."""
 
 import functools
+import hashlib
 import os
 import sys
 import types
@@ -26,13 +27,23 @@ def pickle_task(build: Callable[[dict[str, Any]], Any]) -> tuple[TaskSource, byt
     import cloudpickle
 
     try:
-        content, digest = cloudpickle.dumps(build), fingerprint(build)
+        content = cloudpickle.dumps(build)
     except Exception as error:
         what = f"{_culprit(build) or name_of(build)} ({type(error).__name__}: {error})"
         remedy = "make or open it inside of the function"
         raise TaskError(f"task: must refer only to what can be pickled, got {what}; {remedy}") from error
     path = os.pathsep.join(folder for folder in sys.path if Path(folder).is_absolute() and Path(folder).is_dir())
-    return TaskSource(name_of(build), "", digest=digest, directory=str(Path.cwd()), search_path=path), content
+    return TaskSource(
+        name_of(build), "", digest=_digest(build, content), directory=str(Path.cwd()), search_path=path
+    ), content
+
+
+def _digest(build: object, content: bytes) -> str:
+    """The builder's fingerprint; that of its pickle, which another session would not find again, where it has none."""
+    try:
+        return fingerprint(build)
+    except Exception:
+        return hashlib.sha256(content).hexdigest()[:16]
 
 
 def name_of(build: object) -> str:

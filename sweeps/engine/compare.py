@@ -166,6 +166,8 @@ def _device(given: argparse.Namespace) -> "torch.device":
     for flag in ("precision", "baseline_precision"):
         name = getattr(given, flag)
         reason = unsupported_reason(LADDER[name], device)
+        if reason is None and LADDER[name].scaling:
+            reason = "comparisons convert no layers to FP8"
         if reason is not None:
             refuse(f"--{flag.replace('_', '-')}", f"must be one that this device has ({reason})", name, "use fp32")
     return device

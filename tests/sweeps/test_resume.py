@@ -276,7 +276,7 @@ def test_another_sweep_does_not_go_on(finished: Path, changes: dict, field: str)
 
 
 def test_a_run_of_an_earlier_version_says_nothing_of_compiling_and_goes_on(finished: Path, tmp_path: Path):
-    folder = Path(shutil.copytree(finished / "first", tmp_path / "first"))
+    folder = Path(shutil.copytree(finished / "first", tmp_path / "earlier"))
     recorded = json.loads((folder / "sweep.json").read_text())
     del recorded["compile"]
     (folder / "sweep.json").write_text(json.dumps(recorded))

@@ -4,10 +4,14 @@ import functools
 import os
 import subprocess
 import sys
+from array import array
 from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -118,3 +122,19 @@ def test_attributes_are_no_variables() -> None:
     if fingerprint is None:
         later = 1
     assert reached_by(function) == {"os": os}
+
+
+@pytest.mark.parametrize(
+    ("value", "same", "other"),
+    [
+        (pd.DataFrame({"a": [1, 2]}), pd.DataFrame({"a": [1, 2]}), pd.DataFrame({"a": [1, 3]})),
+        (Path("a"), Path("a"), Path("b")),
+        (range(3), range(3), range(9)),
+        (Decimal("0.1"), Decimal("0.1"), Decimal("0.2")),
+        (torch.float32, torch.float32, torch.bfloat16),
+        (array("d", [1.0]), array("d", [1.0]), array("d", [2.0])),
+    ],
+)
+def test_data_of_any_kind_count(value: Any, same: Any, other: Any) -> None:
+    assert fingerprint(value) == fingerprint(same)
+    assert fingerprint(value) != fingerprint(other)
