@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeAlias
 
 import torch
@@ -19,7 +20,19 @@ shift the labels themselves."""
 
 AGREEMENT = 1e-5
 """By how much the mean over examples may differ from the loss that it stands for, relative to it: rounding in FP32, for
-both come from the same outputs. Label smoothing changes the loss of an untrained model by less than a thousandth."""
+both come from the same outputs. Label smoothing changes the loss of an untrained model by less than a thousandth, and
+so may a shift: a loss that is a BF16 number tells neither, and is to be had in FP32 (:func:`exact_loss`)."""
+
+
+def exact_loss(dtype: torch.dtype | None, device: torch.device) -> AbstractContextManager[Any]:
+    """A context in which a model of 16-bit parameters computes its own loss in FP32, from logits in their dtype.
+
+    Args:
+        dtype: of the parameters; ``None``: FP32, whose losses are so anyway.
+        device: where the model runs.
+    """
+    # Autocast leaves matrix products what they are, and has cross-entropy, log-softmax and other losses in FP32.
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
 
 
 def is_classified(outputs: Any, batch: Batch) -> bool:
