@@ -21,7 +21,7 @@ from trainables.scoring import (
     Sums,
     cross_entropy,
     exact_loss,
-    find_shift,
+    find_shifts,
     has_tokens,
     is_classified,
     reference_loss,
@@ -91,7 +91,7 @@ def choose_scoring(sides: tuple[Side, Side], examples: Examples, batch: Batch) -
             seen.append((outputs, reference_loss(outputs, taken, loss)))
             classified = classified and own
     _check_comparable(seen, classified, examples)
-    shift = find_shift(seen, sides[0].take(batch)) if classified else None
+    shift = next(iter(find_shifts(seen, sides[0].take(batch))), None) if classified else None
     tokens = classified and has_tokens(seen[0][0])
     known = metrics if metrics is not None else {"accuracy": accuracy} if classified else {}
     accuracies = tuple(name for name, metric in known.items() if metric is accuracy and classified)
