@@ -118,7 +118,7 @@ def _ended(results: "Results") -> int:
 def _probe(argv: list[str]) -> int:
     from rich.console import Console
 
-    from analysis.tables import print_probe
+    from analysis.probe_tables import print_probe
     from sweeps.engine.stages import run
 
     # What the user gives comes later and so wins.
