@@ -24,6 +24,7 @@ from trainables.isolation import isolated
 from trainables.ladder import LADDER
 
 MODELS = """
+import signal
 import torch
 
 class Hungry(torch.nn.Linear):
@@ -33,6 +34,8 @@ class Hungry(torch.nn.Linear):
 def model():
     print("a model that talks")
     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+
+def interrupted(): signal.raise_signal(signal.SIGINT)
 
 def hungry(): return torch.nn.Sequential(torch.nn.Flatten(), Hungry(64, 10))
 """
@@ -159,6 +162,15 @@ def test_running_out_of_memory_ends_with_1(
     assert re.fullmatch(
         r"error: --batch-size: must fit into memory, got 32 \(.*\); lower it\n", capsys.readouterr().err
     )
+
+
+def test_an_interrupted_comparison_does_not_claim_to_have_kept_anything(
+    compare: Callable[..., dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        ampsweep(["compare", "models.py:interrupted", "exported"])
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == "error: interrupted\n"
 
 
 def test_help_imports_no_torch() -> None:
