@@ -13,9 +13,15 @@ NONE = "-"
 """How a missing value is shown."""
 
 
-def grid(*columns: str) -> Table:
+LONGEST_TITLE = 80
+"""Columns of a terminal that a title may take."""
+
+
+def grid(*columns: str, title: str = "") -> Table:
     """A table of some columns of text."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, header_style="bold")
+    table.title, table.title_justify, table.title_style = Text(title) if title else None, "left", "none"
+    table.min_width = min(len(title), LONGEST_TITLE)  # a title is folded at its table's width
     for name in columns:
         table.add_column(name, overflow="fold")
     return table
@@ -37,9 +43,21 @@ def rows(table: pd.DataFrame) -> list[Row]:
     return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
-def where(table: pd.DataFrame) -> list[str]:
-    """The columns that say where a row is from, as far as they differ."""
-    return [name for name in ("sweep", "device") if table[name].nunique() > 1]
+def by_place(table: pd.DataFrame, among: pd.DataFrame | None = None) -> dict[str, list[Row]]:
+    """The rows by sweep and device type, each under their names, as far as these differ.
+
+    A table for each reads well at 80 columns, where names of devices would leave no room for figures.
+
+    Args:
+        table: with the columns ``sweep`` and ``device``.
+        among: in which they may differ; default: in the table.
+    """
+    among = table if among is None else among
+    names = [name for name in ("sweep", "device") if among[name].nunique() > 1]
+    found: dict[str, list[Row]] = {}
+    for row in rows(table):
+        found.setdefault(" on ".join(text(row[name]) for name in names), []).append(row)
+    return found
 
 
 def with_range(value: str, low: str, high: str) -> str:

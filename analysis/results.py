@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from analysis.arms import arms
 from analysis.frames import history_frame, timings_frame, trials_frame
-from analysis.journal import read_journal
+from analysis.journal import Journal, read_journal
 from analysis.schema import EXAMPLES_DIR, refuse
 from analysis.summary import Best, best, summary
 
@@ -145,6 +145,19 @@ def load(*paths: str | os.PathLike[str]) -> Results:
     if len(folders) < len(journals):
         names = [journal.run_name for journal in journals]
         refuse("results", "must be of runs with different names", names, "load those of one name one by one")
+    return _results(journals, folders)
+
+
+def nothing_measured(declaration: dict[str, Any]) -> Results:
+    """The results of a sweep of which nothing has run, with all columns and no rows.
+
+    Args:
+        declaration: as in a ``sweep.json``.
+    """
+    return _results([Journal(Path(), declaration)], {})
+
+
+def _results(journals: list[Journal], folders: dict[str, Path]) -> Results:
     return Results(
         sweeps=[journal.sweep for journal in journals],
         trials=trials_frame(journals),

@@ -178,6 +178,7 @@ ARM_COLUMNS: Final = {
     "route": "string",
     "kernel": "string",
     "num_timed": "Int64",
+    "num_contended": "Int64",
     "step_ms": "float64",
     "samples_per_s": "float64",
     "peak_memory_bytes": "Int64",

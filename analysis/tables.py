@@ -1,15 +1,17 @@
 """The results as text for a terminal or a log: verdicts and reasons, a summary, what was left out and what failed."""
 
 from collections import Counter
-from typing import Any
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from analysis import cells
+from analysis.arms_tables import arms_note, arms_tables
 from analysis.baselines import FIGURES, OVER_DEFAULT, baselines, side_by_side
 from analysis.cells import Row
+from analysis.probe_tables import left_out_tables
 from analysis.results import Results
 from analysis.schema import ResultsError
 from analysis.words import difference
@@ -28,42 +30,47 @@ def print_report(results: Results, console: Console) -> None:
     """
     for sweep in results.sweeps:
         console.print(_heading(results, sweep))
-    verdicts = verdict_table(results)
+    verdicts = verdict_tables(results)
     _print_part(console, "Verdicts", verdicts, "Ranges are 95 % intervals; more is better, of every figure.")
-    if verdicts.row_count:
+    if verdicts:
         console.print()
         console.print(reasons(results))
-        _print_part(
-            console, "Against every baseline", baselines_table(results), "How many times as fast, with interval."
-        )
+        note = "How many times as fast, with interval."
+        _print_part(console, "Against every baseline", baselines_tables(results), note)
     else:
         console.print("\nNo verdict: nothing was confirmed.")
-    _print_part(console, "Arms", arms_table(results), "As confirmed: medians of timed blocks, means of full runs.")
+    _print_part(console, "Arms", arms_tables(results), arms_note(results))
     _print_best(results, console)
     note = "The search's trials of the same configuration and seed in both precisions, at the same report."
-    _print_part(console, "Do the best hyperparameters carry over?", interaction_table(results), note)
-    _print_part(console, "All trials", summary_table(results), str(results.summary().attrs["caption"]))
-    _print_part(console, "Left out", left_out_table(results))
-    _print_part(console, "Failed", failures_table(results))
+    carried = interaction_table(results)
+    _print_part(console, "Do the best hyperparameters carry over?", [carried], note)
+    if carried.row_count:
+        console.print()
+        console.print(interaction_reasons(results))
+    _print_part(console, "All trials", [summary_table(results)], str(results.summary().attrs["caption"]))
+    _print_part(console, "Left out", left_out_tables(results))
+    _print_part(console, "Failed", [failures_table(results)])
 
 
-def verdict_table(results: Results) -> Table:
+def verdict_tables(results: Results) -> list[Table]:
     """A row for every verdict, numbered as in `reasons`; each figure with its interval below it."""
     metrics = {sweep["metric"] for sweep in results.sweeps}
-    where = cells.where(results.verdicts)
-    table = cells.grid("#")
+    metric = metrics.pop() if len(metrics) == 1 else "metric"
+    numbered = results.verdicts.assign(number=range(1, len(results.verdicts) + 1))
+    return [_verdict_table(place, rows, metric) for place, rows in cells.by_place(numbered).items()]
+
+
+def _verdict_table(place: str, rows: list[Row], metric: str) -> Table:
+    table = cells.grid("#", title=place)
     for name in ("verdict", "precision"):
         table.add_column(name, no_wrap=True)
-    for name in (*where, "config"):
-        table.add_column(name, overflow="fold")
-    cells.add_numbers(table, "speed-up", metrics.pop() if len(metrics) == 1 else "metric", "memory")
-    for number, row in enumerate(cells.rows(results.verdicts), 1):
-        places = [row[name] for name in where]
-        verdict = _verdict(row).append(
-            f"\n{row['num_pairs']} {'pair' if row['num_pairs'] == 1 else 'pairs'}", "not bold"
-        )
+    table.add_column("config", overflow="fold")
+    cells.add_numbers(table, "speed-up", metric, "memory")
+    for row in rows:
+        num_pairs = f"\n{row['num_pairs']} {'pair' if row['num_pairs'] == 1 else 'pairs'}"
         arms = Text(f"{row['precision']}\nagainst {row['baseline']}")
-        cells.add_row(table, str(number), verdict, arms, *places, row["config_id"], *_figures(row))
+        verdict = _verdict(row).append(num_pairs, "not bold")
+        cells.add_row(table, str(row["number"]), verdict, arms, row["config_id"], *_figures(row))
     return table
 
 
@@ -80,20 +87,23 @@ def reasons(results: Results) -> Table:
     return table
 
 
-def baselines_table(results: Results) -> Table:
+def baselines_tables(results: Results) -> list[Table]:
     """The speed of each precision against every baseline side by side, and by default kernels where that was timed."""
     names, sides = baselines(results.verdicts), side_by_side(results.verdicts)
     timed = [name for name in names if sides[f"{OVER_DEFAULT}/{name}"].notna().any()]
-    table = cells.grid()
-    for name in ("precision", *cells.where(results.verdicts), "config"):
-        table.add_column(name, overflow="fold")
-    cells.add_numbers(table, *(f"against {name}" for name in names), *(f"{name} by default" for name in timed))
-    for row in cells.rows(sides) if len(names) + len(timed) > 1 else []:
-        places = [row[name] for name in cells.where(results.verdicts)]
+    if len(names) + len(timed) <= 1:
+        return []
+    return [_baselines_table(place, rows, names, timed) for place, rows in cells.by_place(sides).items()]
+
+
+def _baselines_table(place: str, rows: list[Row], names: list[str], timed: list[str]) -> Table:
+    table = cells.grid("precision", "config", title=place)
+    cells.add_numbers(table, *(f"against\n{name}" for name in names), *(f"{name}\nby default" for name in timed))
+    for row in rows:
         speeds = [[cells.number(row[f"{figure}/{name}"], ".2f") for figure in FIGURES] for name in names]
         shown = [cells.with_range(*speed) for speed in speeds]
         shown += [cells.number(row[f"{OVER_DEFAULT}/{name}"], ".2f") for name in timed]
-        cells.add_row(table, row["precision"], *places, row["config_id"], *shown)
+        cells.add_row(table, row["precision"], row["config_id"], *shown)
     return table
 
 
@@ -110,37 +120,24 @@ def interaction_table(results: Results) -> Table:
             *(cells.number(row[f"rank_correlation{end}"], ".2f") for end in ("", "_low", "_high"))
         )
         places = [*(cells.text(row[name]) for name in names), f"{row['precision']}\n{row['baseline']}"]
-        cells.add_row(
-            table, *places, str(row["num_configs"]), best, correlation, f"{row['conclusion']}: {row['reason']}"
-        )
+        cells.add_row(table, *places, str(row["num_configs"]), best, correlation, row["conclusion"])
     return table
 
 
-def arms_table(results: Results) -> Table:
-    """What each confirmed precision came to: the kernel route that it took, its time, memory, loss and metric."""
-    arms = results.arms
-    metrics = set(arms["metric"])
-    names = [*cells.where(arms), *(["config_id"] if arms["config_id"].nunique() > 1 else []), "precision", "route"]
-    ends = ["value"] if metrics == {"val_loss"} else ["val_loss", "value"]
-    table = cells.grid(*(name.removesuffix("_id") for name in names))
-    metric = metrics.pop() if len(metrics) == 1 else "metric"
-    cells.add_numbers(table, "step ms", "samples/s", "memory", *ends[:-1], metric)
-    for row in cells.rows(arms):
-        cells.add_row(
-            table,
-            *(cells.text(row[name]) for name in names[:-1]),
-            f"{cells.text(row['route'])}\n{_libraries(row['kernel'])}",
-            cells.number(row["step_ms"], ".3g"),
-            cells.number(row["samples_per_s"], ",.0f"),
-            cells.size(row["peak_memory_bytes"]),
-            *(cells.number(row[name], ".4g") for name in ends),
-        )
+def interaction_reasons(results: Results) -> Table:
+    """The reasons of these conclusions as sentences, each once with the hyperparameters that it holds for."""
+    found = results.interaction()
+    has_sweeps = found["sweep"].nunique() > 1
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for row in cells.rows(found):
+        where = f"{row['sweep']}, " if has_sweeps else ""
+        arms = f" in {row['precision']} and {row['baseline']}: {row['reason']}"
+        alike.setdefault((row["conclusion"], where, arms), []).append(row["hyperparameter"])
+    table = Table.grid()
+    table.add_column(overflow="fold")
+    for (conclusion, where, arms), names in alike.items():
+        cells.add_row(table, Text.assemble((conclusion, "bold"), f": {where}{', '.join(names)}{arms}"))
     return table
-
-
-def _libraries(kernels: Any) -> str:
-    """The libraries of some kernels, each once."""
-    return ", ".join(dict.fromkeys(kernel.split()[0] for kernel in cells.text(kernels).split(", ")))
 
 
 def summary_table(results: Results, by: str = "precision") -> Table:
@@ -160,57 +157,6 @@ def summary_table(results: Results, by: str = "precision") -> Table:
             cells.size(row["peak_memory_bytes"]),
             cells.number(row[f"best_{metric}"], ".4g"),
             cells.number(row[f"median_{metric}"], ".4g"),
-        )
-    return table
-
-
-def left_out_table(results: Results) -> Table:
-    """The precisions that the probe left out, and why."""
-    trials = results.trials
-    left_out = trials[(trials["stage"] == "probe") & ~trials["status"].isin(["completed", "running"])]
-    table = cells.grid("precision", *cells.where(trials), "status", "reason")
-    for row in cells.rows(left_out):
-        places = (cells.text(row[name]) for name in cells.where(trials))
-        cells.add_row(
-            table, cells.text(row["precision"]), *places, cells.words(row["status"]), cells.text(row["status_reason"])
-        )
-    return table
-
-
-def print_probe(results: Results, console: Console) -> None:
-    """Print what the probe found: a row for every precision, and why some are left out, as sentences."""
-    console.print(Text("\nProbe", "bold"))
-    console.print(probe_table(results))
-    for row in cells.rows(results.trials[results.trials["stage"] == "probe"]):
-        console.print(Text(f"{row['precision']}: {_route(row)}"), soft_wrap=True)
-
-
-def _route(row: Row) -> str:
-    """By which kernels a precision was probed, or why it is left out."""
-    if row["status"] != "completed":
-        return f"{cells.words(row['status'])}, {row['status_reason']}"
-    default = f", {row['default_step_ms']:.3g} ms by the default one" if cells.known(row["default_step_ms"]) else ""
-    kernel = f" ({row['kernel']})" if cells.known(row["kernel"]) else ""
-    return f"{row['step_ms']:.3g} ms a step by the route {row['route']}{default}{kernel}"
-
-
-def probe_table(results: Results) -> Table:
-    """A row for every precision probed: usable or not, what a step really ran in, its time and memory."""
-    probed = results.trials[results.trials["stage"] == "probe"]
-    table = cells.grid(*cells.where(probed))
-    for name in ("precision", "usable", "effective"):
-        table.add_column(name, no_wrap=True)
-    cells.add_numbers(table, "share", "step ms", "samples/s", "memory")
-    for row in cells.rows(probed):
-        table.add_row(
-            *(cells.text(row[name]) for name in cells.where(probed)),
-            cells.text(row["precision"]),
-            "yes" if row["status"] == "completed" else f"no, {cells.words(row['status'])}",
-            cells.text(row["effective_precision"]),
-            cells.number(row["effective_share"], ".0%"),
-            cells.number(row["step_ms"], ".3g"),
-            cells.number(row["samples_per_s"], ",.0f"),
-            cells.size(row["peak_memory_bytes"]),
         )
     return table
 
@@ -247,9 +193,14 @@ def _heading(results: Results, sweep: Row) -> Text:
     return text
 
 
-def _print_part(console: Console, title: str, table: Table, note: str = "") -> None:
-    if table.row_count:
+def _print_part(console: Console, title: str, tables: Sequence[Table], note: str = "") -> None:
+    """A heading over some tables, those of which have rows; a table with a title after a blank line."""
+    shown = [table for table in tables if table.row_count]
+    if shown:
         console.print(Text.assemble("\n", (title, "bold"), (f"\n{note}" if note else "", "dim")))
+    for table in shown:
+        if table.title:
+            console.print()
         console.print(table)
 
 

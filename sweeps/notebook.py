@@ -54,8 +54,6 @@ def tune_model(
             refuse(field, "must be a field of Sweep", fields[field], f"{did_you_mean(field, known)}see help(Sweep)")
     task = _in_memory(make_model, train, val, loss, metrics)
     sweep = Sweep(name=name, task=task, space=space, num_trials=num_trials, **fields)
-    if sweep.dry_run:
-        refuse("dry_run", "is for the command line alone", True, "leave it out")
     first = sample(sweep.space, sweep.seed, 0) if sweep.points is None else split_point(read_points(sweep.points)[0])[0]
     _check_model(make_model, first)
     return run(sweep)

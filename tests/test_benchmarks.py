@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -15,12 +16,22 @@ import torch
 from analysis import load
 
 ROOT = Path(__file__).parents[1]
-SCRIPTS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py"))
+DOCS = "".join((ROOT / name).read_text() for name in ("README.md", "Makefile", "benchmarks/README.md"))
+COMMANDS = sorted(set(re.findall(r"-m benchmarks\.(\w+)", DOCS)))
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_every_script_can_be_imported(name: str) -> None:
-    importlib.import_module(f"benchmarks.{name}")
+def test_every_benchmark_is_a_command_that_the_docs_name() -> None:
+    scripts = [path for path in (ROOT / "benchmarks").glob("*.py") if 'if __name__ == "__main__"' in path.read_text()]
+    packages = [path.parent for path in (ROOT / "benchmarks").glob("*/__main__.py")]
+    assert sorted(path.stem for path in [*scripts, *packages]) == COMMANDS
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_benchmark_loads_and_can_be_run(name: str) -> None:
+    module = importlib.import_module(f"benchmarks.{name}")
+    if hasattr(module, "__path__"):
+        module = importlib.import_module(f"benchmarks.{name}.__main__")
+    assert callable(module.main)
 
 
 def test_our_loop_and_the_one_by_hand_train_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,16 @@ from trainables.examples import DATA, Examples
 from trainables.loading import TaskError, describe
 from trainables.memory import is_out_of_memory
 from trainables.outputs import IGNORED_LABEL, accuracy, default_loss, labels_of, logits_of
-from trainables.scoring import Sums, cross_entropy, find_shift, has_tokens, is_classified, reference_loss, right
+from trainables.scoring import (
+    Sums,
+    cross_entropy,
+    exact_loss,
+    find_shifts,
+    has_tokens,
+    is_classified,
+    reference_loss,
+    right,
+)
 from trainables.sides import Side
 from trainables.task import Batch
 from trainables.throughput import KEPT_BATCHES, Timed, time_both
@@ -74,7 +83,7 @@ def choose_scoring(sides: tuple[Side, Side], examples: Examples, batch: Batch) -
     seen: list[tuple[Any, float | None]] = []
     classified = True
     for side in sides:
-        with side.in_force():
+        with side.in_force(), exact_loss(side.dtype, side.device):
             taken = side.take(batch)
             outputs = side.outputs(taken)
             own = is_classified(outputs, taken)
@@ -82,7 +91,7 @@ def choose_scoring(sides: tuple[Side, Side], examples: Examples, batch: Batch) -
             seen.append((outputs, reference_loss(outputs, taken, loss)))
             classified = classified and own
     _check_comparable(seen, classified, examples)
-    shift = find_shift(seen, sides[0].take(batch)) if classified else None
+    shift = next(iter(find_shifts(seen, sides[0].take(batch))), None) if classified else None
     tokens = classified and has_tokens(seen[0][0])
     known = metrics if metrics is not None else {"accuracy": accuracy} if classified else {}
     accuracies = tuple(name for name, metric in known.items() if metric is accuracy and classified)

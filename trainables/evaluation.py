@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from trainables.data import validation_batches
 from trainables.loop import Loop
 from trainables.outputs import accuracy, batch_length, labels_of, logits_of
+from trainables.scoring import exact_loss, find_shifts, is_classified, reference_loss
 from trainables.task import Batch, Task
 
 EVAL_BATCHES = 2
@@ -30,7 +31,13 @@ class Evaluator:
         self._loop = loop
         size = EVAL_BATCHES * loop.hyper.batch_size // loop.hyper.accumulate_steps
         self._batches = validation_batches(loop.task, size, loop.device, loop.dtype)
-        self.metrics = task_metrics(loop.task, next(self._batches()))
+        batch = next(self._batches())
+        self._shifts: tuple[int, ...] = (0,)
+        self.metrics = task_metrics(loop.task, batch)
+        if accuracy in self.metrics.values() and loop.task.loss is None and _has_tokens(batch):
+            self._shifts = self._find_shifts(batch)
+            if not self._shifts and loop.task.metrics is None:
+                self.metrics = {}  # the loss is another one: nothing tells which logits a label belongs to
 
     @property
     def names(self) -> list[str]:
@@ -39,9 +46,10 @@ class Evaluator:
 
     def evaluate(self, max_batches: int | None = None) -> tuple[dict[str, float], dict[str, NDArray[np.float64]]]:
         """The metrics, and the values (num_examples,) per example of those that have them; waits once, at the end."""
-        model = self._loop.model
-        model.eval()
-        totals = {name: make_total(metric) for name, metric in self.metrics.items()}
+        if len(self._shifts) > 1:  # before training the logits may be all alike
+            self._shifts = self._find_shifts(next(self._batches()))
+        self._loop.model.eval()
+        totals = {name: make_total(self._shifted(metric)) for name, metric in self.metrics.items()}
         losses = _LossTotal()
         with torch.no_grad():
             for batch in islice(self._batches(), max_batches):
@@ -52,6 +60,25 @@ class Evaluator:
         values = {f"val_{name}": total.value() for name, total in totals.items()} | {"val_loss": losses.value()}
         examples = {f"val_{name}": total.examples() for name, total in totals.items()}
         return values, {name: found for name, found in examples.items() if found is not None}
+
+    def _shifted(self, metric: Callable[..., Any]) -> Callable[..., Any]:
+        shift = self._shifts[0] if self._shifts else 0
+        return functools.partial(accuracy, shift=shift) if metric is accuracy and shift else metric
+
+    def _find_shifts(self, batch: Batch) -> tuple[int, ...]:
+        """The places by which the model's own loss may have its labels ahead of the logits; none: it is another one."""
+        loop = self._loop
+        loop.model.eval()
+        generators = [loop.device] if loop.device.type == "cuda" else []
+        with torch.random.fork_rng(generators), torch.no_grad(), exact_loss(loop.dtype, loop.device):
+            outputs, _ = loop.forward(batch)
+        own = reference_loss(outputs, batch, None)
+        return (0,) if own is None or not is_classified(outputs, batch) else find_shifts([(outputs, own)], batch)
+
+
+def _has_tokens(batch: Batch) -> bool:
+    labels = labels_of(batch)
+    return labels is not None and labels.dim() > 1
 
 
 def task_metrics(task: Task, batch: Batch) -> Mapping[str, Callable[..., Any]]:

@@ -112,19 +112,31 @@ def default_loss(outputs: Any, batch: Batch) -> torch.Tensor:
     return functional.cross_entropy(logits.flatten(0, -2), labels.flatten().long(), ignore_index=IGNORED_LABEL)
 
 
-def accuracy(outputs: Any, batch: Batch) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-    """Whether each example's label (B,) is its largest logit; for labels (B, T) the (sum, count) over tokens."""
-    labels = labels_of(batch)
-    assert labels is not None
-    logits = logits_of(outputs)
-    _refuse_single_logit(logits)
-    predicted = logits.argmax(-1)
-    labels = labels.reshape(predicted.shape)  # (B, 1) would be compared with (B,) as a table
-    right = predicted == labels
+def accuracy(outputs: Any, batch: Batch, shift: int = 0) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    """Whether each example's label (B,) is its largest logit; for labels (B, T) the (sum, count) over tokens.
+
+    As a task's metric it is given the shift of the loss that the model itself computes; with a loss of the task's, 0.
+
+    Args:
+        outputs: with logits (B, classes) or (B, T, classes).
+        batch: with integer labels (B,) or (B, T).
+        shift: by how many places labels are ahead of the logits that predict them.
+    """
+    _refuse_single_logit(logits_of(outputs))
+    logits, labels = aligned(outputs, batch, shift)
+    right = logits.argmax(-1) == labels
     if labels.dim() == 1:
         return right.float()
     kept = labels != IGNORED_LABEL
     return (right & kept).sum(), kept.sum()
+
+
+def aligned(outputs: Any, batch: Batch, shift: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits and the labels (as the logits without their last dimension) that they predict; ``shift`` as above."""
+    logits, labels = logits_of(outputs), labels_of(batch)
+    assert labels is not None
+    labels = labels.reshape(logits.shape[:-1])  # (B, 1) would be compared with (B,) as a table
+    return (logits[:, :-shift], labels[:, shift:]) if shift else (logits, labels)
 
 
 def _refuse_single_logit(logits: torch.Tensor) -> None:

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeAlias
 
 import torch
 from torch.nn import functional
 
-from trainables.outputs import IGNORED_LABEL, labels_of, logits_of, own_loss
+from trainables.outputs import IGNORED_LABEL, aligned, labels_of, logits_of, own_loss
 from trainables.task import Batch, LossFunction
 
 Sums: TypeAlias = tuple[torch.Tensor, torch.Tensor]
@@ -19,7 +20,19 @@ shift the labels themselves."""
 
 AGREEMENT = 1e-5
 """By how much the mean over examples may differ from the loss that it stands for, relative to it: rounding in FP32, for
-both come from the same outputs. Label smoothing changes the loss of an untrained model by less than a thousandth."""
+both come from the same outputs. Label smoothing changes the loss of an untrained model by less than a thousandth, and
+so may a shift: a loss that is a BF16 number tells neither, and is to be had in FP32 (:func:`exact_loss`)."""
+
+
+def exact_loss(dtype: torch.dtype | None, device: torch.device) -> AbstractContextManager[Any]:
+    """A context in which a model of 16-bit parameters computes its own loss in FP32, from logits in their dtype.
+
+    Args:
+        dtype: of the parameters; ``None``: FP32, whose losses are so anyway.
+        device: where the model runs.
+    """
+    # Autocast leaves matrix products what they are, and has cross-entropy, log-softmax and other losses in FP32.
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
 
 
 def is_classified(outputs: Any, batch: Batch) -> bool:
@@ -44,7 +57,7 @@ def cross_entropy(outputs: Any, batch: Batch, shift: int = 0) -> Sums:
         batch: with integer labels (B,) or (B, T).
         shift: by how many places labels are ahead of their logits.
     """
-    logits, labels = _aligned(outputs, batch, shift)
+    logits, labels = aligned(outputs, batch, shift)
     rows = functional.cross_entropy(
         logits.flatten(0, -2).float(), labels.flatten().long(), ignore_index=IGNORED_LABEL, reduction="none"
     )
@@ -53,7 +66,7 @@ def cross_entropy(outputs: Any, batch: Batch, shift: int = 0) -> Sums:
 
 def right(outputs: Any, batch: Batch, shift: int = 0) -> Sums:
     """How many of each example's labels have the largest logit, and how many count; arguments as above."""
-    logits, labels = _aligned(outputs, batch, shift)
+    logits, labels = aligned(outputs, batch, shift)
     return _by_example((logits.argmax(-1) == labels).flatten() & (labels != IGNORED_LABEL).flatten(), labels)
 
 
@@ -63,19 +76,19 @@ def reference_loss(outputs: Any, batch: Batch, loss: LossFunction | None) -> flo
     return None if found is None else float(found)
 
 
-def find_shift(sides: Sequence[tuple[Any, float | None]], batch: Batch) -> int | None:
-    """The shift by which cross-entropy of single examples adds up to the loss of the batch.
+def find_shifts(sides: Sequence[tuple[Any, float | None]], batch: Batch) -> tuple[int, ...]:
+    """The shifts by which cross-entropy of single examples adds up to the loss of the batch.
 
     Args:
         sides: each model's outputs for the batch, and its :func:`reference_loss`.
         batch: where labels are integers.
 
     Returns:
-        one that holds for every side, 0 where no side has a loss of its own; ``None`` where the loss is another one.
+        those that hold for every side, the likelier first: both where logits do not differ yet or no side has a loss
+        of its own; none where the loss is another one.
     """
     errors = {shift: max(_error(*side, batch, shift) for side in sides) for shift in SHIFTS}
-    best = min(SHIFTS, key=lambda shift: errors[shift])
-    return best if errors[best] <= AGREEMENT else None
+    return tuple(sorted((shift for shift in SHIFTS if errors[shift] <= AGREEMENT), key=lambda shift: errors[shift]))
 
 
 def _error(outputs: Any, reference: float | None, batch: Batch, shift: int) -> float:
@@ -88,14 +101,6 @@ def _error(outputs: Any, reference: float | None, batch: Batch, shift: int) -> f
     if math.isnan(mean) or math.isnan(reference):
         return 0.0 if math.isnan(mean) and math.isnan(reference) else math.inf
     return abs(mean - reference) / max(abs(reference), 1e-6)
-
-
-def _aligned(outputs: Any, batch: Batch, shift: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits and the labels (as the logits without their last dimension) that they predict."""
-    logits, labels = logits_of(outputs), labels_of(batch)
-    assert labels is not None
-    labels = labels.reshape(logits.shape[:-1])
-    return (logits[:, :-shift], labels[:, shift:]) if shift else (logits, labels)
 
 
 def _by_example(rows: torch.Tensor, labels: torch.Tensor) -> Sums:

@@ -27,7 +27,8 @@ class Task:
             else cross-entropy of its logits with integer labels.
         metrics: name -> ``(outputs, batch) -> one value per example`` or ``(sum, count)``; or a class (or
             ``functools.partial`` of one) with torchmetrics' ``update(logits, labels)`` and ``compute()``. Columns are
-            named ``val_<name>``. Default: ``{"accuracy": ...}`` where labels are integers.
+            named ``val_<name>``. Default: ``{"accuracy": ...}`` where labels are integers; of tokens, as far as the
+            model's own loss tells whether they are the next ones (of Hugging Face's causal models they are).
         collate: as ``DataLoader``'s ``collate_fn``.
         lengths: one number per training item; batches are then made of items of similar length.
         param_groups: ``model -> `` the optimizer's parameter groups.

@@ -78,8 +78,8 @@ def _exit(command: Callable[[], int]) -> NoReturn:
         _fail(str(error), BAD_INPUT)
     except Unfinished as error:
         _fail(str(error), FAILED)
-    except KeyboardInterrupt:
-        _fail("interrupted; what was measured so far is kept, --resume goes on with it", FAILED)
+    except KeyboardInterrupt as error:
+        _fail("; ".join(["interrupted", *map(str, error.args)]), FAILED)
 
 
 def _fail(message: str, code: int) -> NoReturn:
@@ -118,7 +118,7 @@ def _ended(results: "Results") -> int:
 def _probe(argv: list[str]) -> int:
     from rich.console import Console
 
-    from analysis.tables import print_probe
+    from analysis.probe_tables import print_probe
     from sweeps.engine.stages import run
 
     # What the user gives comes later and so wins.

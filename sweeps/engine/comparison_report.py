@@ -71,15 +71,17 @@ def _precision(side: dict[str, Any]) -> str:
 
 
 def _number(value: float) -> str:
+    """Four digits; all those of counts of parameters and bytes below a thousand million."""
     if math.isnan(value):
         return cells.NONE
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    most = 1e9 if value == round(value, 0) else 1e7
+    return f"{value:,.0f}" if 1000 <= abs(value) < most else f"{value:.4g}"
 
 
 def _change(value: float, is_ratio: bool) -> str:
     if math.isnan(value):
         return cells.NONE
-    return f"{value:.4g}x" if is_ratio else f"{value:+.4g}"
+    return f"{value:.4g}x" if is_ratio else f"{value:+.{4 if abs(value) < 1e5 else 3}g}"
 
 
 def _plain(value: Any) -> Any:

@@ -1,13 +1,38 @@
 """What a sweep would do, without doing it."""
 
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.text import Text
+
+from sweeps.engine.folders import run_folder
 from sweeps.engine.probe import ladder_order
 from sweeps.engine.resume import find_run
 from sweeps.engine.source import find_source
-from sweeps.engine.stages import run_folder
 from sweeps.engine.sweep import Sweep
 from sweeps.search.configurations import Configuration
 from sweeps.search.plan import PlannedTrial, check_points, follows_results, plan_search, preview
 from sweeps.search.unsearched import given_configs
+
+if TYPE_CHECKING:
+    from analysis import Results
+
+
+def show(sweep: Sweep, console: Console) -> "Results":
+    """Shows the plan of a sweep, and gives the results that it has: of a run without trials.
+
+    Args:
+        sweep: what would run.
+        console: where it is shown.
+
+    Raises:
+        SweepError, TaskError: it could not run.
+    """
+    from analysis.results import nothing_measured
+
+    console.print(Text(describe(sweep)), soft_wrap=True)
+    ranked = {"metric": sweep.metric or "val_loss", "mode": sweep.mode or "min"}
+    return nothing_measured({**sweep.to_json(), "run_name": sweep.run_name or sweep.name, **ranked})
 
 
 def describe(sweep: Sweep) -> str:

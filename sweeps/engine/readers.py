@@ -2,34 +2,32 @@
 
 import argparse
 from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 from sweeps.search.checks import SweepError
 from sweeps.search.domains import Domain, Scalar
 from sweeps.search.space import parse_domain
 
-
-def read_whole(written: str) -> int:
-    """The whole number that was written.
-
-    Raises:
-        ArgumentTypeError: it cannot be read so.
-    """
-    try:
-        return int(written)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a whole number, got {written!r}; for example 8") from None
+Number = TypeVar("Number", int, float)
 
 
-def read_number(written: str) -> float:
-    """The number that was written.
+def _reader(convert: Callable[[str], Number], what: str, example: str) -> Callable[[str], Number]:
+    """Reads a number, and says in its error what is to be written."""
 
-    Raises:
-        ArgumentTypeError: it cannot be read so.
-    """
-    try:
-        return float(written)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a number, got {written!r}; for example 0.5") from None
+    def read(written: str) -> Number:
+        try:
+            return convert(written)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"must be {what}, got {written!r}; for example {example}") from None
+
+    return read
+
+
+read_whole = _reader(int, "a whole number", "8")
+"""The whole number that was written."""
+
+read_number = _reader(float, "a number", "0.5")
+"""The number that was written."""
 
 
 def read_names(written: str) -> tuple[str, ...]:

@@ -1,19 +1,19 @@
 """A sweep from beginning to end: probe, search, confirm, report."""
 
-import datetime
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 
-from analysis.schema import CHECKPOINTS_DIR, ResultsError
+from analysis.schema import CHECKPOINTS_DIR, SWEEP_FILE, ResultsError
 from sweeps.engine import rows
 from sweeps.engine.cluster import Resources, connected
+from sweeps.engine.dry_run import show
 from sweeps.engine.endings import Endings
+from sweeps.engine.folders import refuse_used, run_folder
 from sweeps.engine.journal import Journal, write_declaration
 from sweeps.engine.metric import metric_and_mode
 from sweeps.engine.probe import ladder_order, run_probe
@@ -22,7 +22,7 @@ from sweeps.engine.recorder import Recorder
 from sweeps.engine.resume import Past, find_run, read_past, task_digest
 from sweeps.engine.source import find_source
 from sweeps.engine.sweep import Sweep, SweepError
-from sweeps.search.checks import Unfinished, refuse
+from sweeps.search.checks import Unfinished
 from sweeps.search.plan import PlannedTrial, check_points, plan_confirm, plan_left_out, preview
 from sweeps.search.unsearched import given_configs
 from trainables.loading import TaskError, TaskSource
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from sweeps.engine.workers import Workers
 
 
+KEPT = "what was measured so far is kept, --resume goes on with it"
+
+
 def run(sweep: Sweep, console: Console | None = None) -> "Results":
     """Runs a sweep and returns its results.
 
@@ -42,21 +45,24 @@ def run(sweep: Sweep, console: Console | None = None) -> "Results":
         console: where progress is shown; default: standard output.
 
     Returns:
-        what ``analysis.load`` gives for the run's folder.
+        what ``analysis.load`` gives for the run's folder; of a dry run, which shows the plan alone, no rows.
 
     Raises:
         SweepError, TaskError: bad input; nothing was trained.
         Unfinished: the sweep could not go on; what it measured so far is kept.
+        KeyboardInterrupt: with :data:`KEPT` where that holds.
     """
+    if sweep.dry_run:
+        return show(sweep, console or Console())
     task = find_source(sweep.task)
     # Bad points and searchers that do not work are found out before Ray starts.
     num_trials, first = preview(sweep, ladder_order(sweep.precisions))
     check_points(sweep)
     folder = find_run(sweep) if sweep.resume else run_folder(sweep)
     # The journal first: it holds the lock without which the folder is another driver's.
-    with Journal(folder) as journal, _unless_refused(journal), Progress(console or Console()) as progress:
+    with Journal(folder) as journal, _unless_ended(journal), Progress(console or Console()) as progress:
         if journal.is_used and not sweep.resume:
-            _refuse_used(sweep.storage, folder.name)  # by a driver that was quicker
+            refuse_used(sweep.storage, folder.name)  # by a driver that was quicker
         past = read_past(folder, sweep, task.source) if sweep.resume else Past()
         source = task.kept_in(folder)
         begun = f"goes on in {folder}, {len(past.ended)} trials done" if sweep.resume else f"results go to {folder}"
@@ -74,8 +80,11 @@ def run(sweep: Sweep, console: Console | None = None) -> "Results":
 
 
 @contextmanager
-def _unless_refused(journal: Journal) -> Iterator[None]:
-    """Takes a run's beginning back where bad input ended it in the probe, so that its name is not used up."""
+def _unless_ended(journal: Journal) -> Iterator[None]:
+    """Takes a run's beginning back where bad input ended it in the probe, so that its name is not used up.
+
+    An interruption says that the run can go on, if it has got so far.
+    """
     try:
         yield
     except (SweepError, TaskError, ResultsError) as error:
@@ -83,32 +92,10 @@ def _unless_refused(journal: Journal) -> Iterator[None]:
             raise Unfinished(str(error)) from error
         journal.take_back()
         raise
-
-
-def run_folder(sweep: Sweep) -> Path:
-    """Where a run's results go.
-
-    Raises:
-        SweepError: a run of that name is there already, or none can be.
-    """
-    if "://" in sweep.storage:
-        refuse("storage", "must be a folder in this version", sweep.storage, "name one that all nodes see, such as NFS")
-    name = sweep.run_name or f"{sweep.name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
-    folder = Path(sweep.storage) / name
-    try:
-        is_new = not folder.exists() or not any(folder.iterdir())
-        above = next(path for path in folder.parents if path.exists())
-    except OSError as error:  # a file, or a name that is too long
-        refuse("run_name", f"must name a folder in {sweep.storage} ({error.strerror})", name, "choose another name")
-    if not is_new:
-        _refuse_used(sweep.storage, name)
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        refuse("storage", f"must be a folder that can be written ({above} cannot)", sweep.storage, "name another one")
-    return folder
-
-
-def _refuse_used(storage: str, name: str) -> NoReturn:
-    refuse("run_name", f"must be new in {storage}", name, "choose another name, or go on with it by --resume")
+    except KeyboardInterrupt as error:
+        if not (journal.folder / SWEEP_FILE).exists():
+            raise
+        raise KeyboardInterrupt(KEPT) from error
 
 
 @dataclass(frozen=True)
@@ -199,8 +186,7 @@ class _Run:
         if search.remark:
             self.recorder.progress.say(f"  {search.remark}")
         if search.error is not None:
-            kept = "what was measured so far is kept, --resume goes on with it"
-            raise Unfinished(f"{search.error}; {kept}") from search.error
+            raise Unfinished(f"{search.error}; {KEPT}") from search.error
 
     def _confirm(self, resources: Resources, routes: Mapping[str, str], endings: Endings) -> None:
         from sweeps.engine.confirm import Confirmation

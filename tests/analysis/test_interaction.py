@@ -173,5 +173,5 @@ def test_the_report_says_so(tmp_path):
     assert max(map(len, text.splitlines())) <= 80
     assert "Do the best hyperparameters carry over?" in text
     words = " ".join(text.split())
-    assert "moves: The best" in words
+    assert "moves: learning_rate in bf16-mixed and fp32: The best" in words
     assert "0.001" in words

@@ -9,7 +9,7 @@ import pytest
 from analysis import evidence as gathered
 from analysis import planning, power
 from analysis.intervals import Interval, t_interval
-from benchmarks import simulation
+from benchmarks import draws, simulation
 
 NUM = 500
 SLACK = 3.5 * math.sqrt(0.95 * 0.05 / NUM)
@@ -17,7 +17,7 @@ SLACK = 3.5 * math.sqrt(0.95 * 0.05 / NUM)
 
 
 def equal_arms(num_pairs=6):
-    return simulation.equal_arms(simulation.NOISES["medium"], num_pairs, NUM, np.random.default_rng(1))
+    return simulation.equal_arms(draws.NOISES["medium"], num_pairs, NUM, np.random.default_rng(1))
 
 
 def covered(found, what="speed-up"):
@@ -55,13 +55,13 @@ def test_a_broken_interval_does_not_cover(broken, monkeypatch):
 
 @pytest.mark.parametrize("num_pairs", [6, 20])
 def test_metrics(num_pairs):
-    found = simulation.metrics(simulation.NOISES["high"], num_pairs, NUM, np.random.default_rng(2))
+    found = simulation.metrics(draws.NOISES["high"], num_pairs, NUM, np.random.default_rng(2))
     assert covered(found, "loss")
     assert covered(found, "lower accuracy")
 
 
 def advised(num=120):
-    found, _ = simulation.advised(simulation.NOISES["medium"], 6, num, np.random.default_rng(3))
+    found, _ = simulation.advised(draws.NOISES["medium"], 6, num, np.random.default_rng(3))
     assert found["open"] > num / 2
     return found["decided"] / found["open"]
 
@@ -74,14 +74,14 @@ def test_advice_decides_and_what_the_data_show_taken_for_the_truth_would_not(mon
 
 
 def test_the_noise_is_what_it_says():
-    noise = simulation.Noise(0.0, 2.0, 0.0, 0.0, 0.0, 0.0, 0.0)
-    times = simulation.step_times(noise, 50, 10, math.log(2), np.random.default_rng(4))
-    assert times.shape == (50, 10, 3, simulation.NUM_WINDOWS)
+    noise = draws.Noise(0.0, 2.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    times = draws.step_times(noise, 50, 10, math.log(2), np.random.default_rng(4))
+    assert times.shape == (50, 10, 3, draws.NUM_WINDOWS)
     assert set(np.unique(times[:, :, 0].round(6))) == {20.0, 40.0}
     assert set(np.unique(times[:, :, 1].round(6))) == {10.0, 20.0}
     assert 0.09 < (times[:, :, 0] > 30).mean() < 0.11
-    right, truth = simulation.answers(simulation.NOISES["high"], 400, 4, 0.3, np.random.default_rng(5))
-    assert right[0].mean() == pytest.approx(simulation.ACCURACY, abs=0.005)
+    right, truth = draws.answers(draws.NOISES["high"], 400, 4, 0.3, np.random.default_rng(5))
+    assert right[0].mean() == pytest.approx(draws.ACCURACY, abs=0.005)
     assert (right[1] - right[0]).mean() == pytest.approx(truth, abs=0.005)
 
 

@@ -75,7 +75,7 @@ def test_every_baseline_side_by_side(tmp_path):
     declared = {"precisions": ["fp32", "tf32", "bf16-mixed"], "baselines": ["fp32", "tf32"]}
     text = report(write_sweep(tmp_path, records, **declared), 80)
     table = text[text.index("Against every baseline") :].splitlines()
-    assert table[2].split() == ["precision", "config", "against", "fp32", "against", "tf32"]
+    assert [line.split() for line in table[2:4]] == [["against", "against"], ["precision", "config", "fp32", "tf32"]]
     rows = {line.split()[0]: line.split() for line in table[4:12] if "c1" in line}
     assert rows["bf16-mixed"] == ["bf16-mixed", "c1", "2.00", "1.25"]
     assert rows["tf32"] == ["tf32", "c1", "1.60", "-"]
@@ -83,3 +83,50 @@ def test_every_baseline_side_by_side(tmp_path):
 
 def test_one_baseline_needs_no_table_of_its_own(folder):
     assert "Against every baseline" not in report(folder, 80)
+
+
+DEVICES = ("NVIDIA H200", "AMD EPYC 9R45 96-Core Processor [planted]")
+
+
+def on_both(config, seed):
+    """A pair on each of two device types, whose arms are of long names."""
+    precisions = {"fp32": 20.0, "tf32": 12.0, "fp8-tensorwise": 9.0 + 0.01 * seed}
+    for device in DEVICES:
+        for name in precisions:
+            yield run(config, seed, name, 0.9 + 0.001 * seed, device=device, val_loss=0.1, config={"width": 64}) | {
+                "trial_id": f"{device}-{config}-{seed}-{name}"
+            }
+        arms = [arm(name, [ms] * 8, route="channels_last+onednn", kernel="MKL a") for name, ms in precisions.items()]
+        arms += [arm(name, [25.0] * 8, is_default=True, route="default") for name in ("fp32", "tf32")]
+        yield timing(config, seed, arms, device=device, block_id=f"{device}-{config}-{seed}")
+
+
+def test_each_device_type_has_tables_of_its_own_that_fit_80_columns(tmp_path):
+    records = [record for config in ("0123abcd", "4567cdef") for seed in range(3) for record in on_both(config, seed)]
+    records.append(trial("p", stage="probe", precision="fp16-true", status="unsupported", device=DEVICES[1]))
+    declared = {"precisions": ["fp32", "tf32", "fp8-tensorwise"], "baselines": ["fp32", "tf32"]}
+    text = report(write_sweep(tmp_path, records, **declared), 80)
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 80
+    for name in DEVICES:  # over verdicts, baselines and arms
+        assert [line.strip() for line in lines].count(name) == (4 if name == DEVICES[1] else 3)
+    body = text[: text.index("Best trial")]
+    for word in ("channels_last+onednn", "0123abcd", "4567cdef", "fp8-tensorwise"):  # nowhere folded
+        assert body.count(word) >= 4
+        assert word[:-1] not in body.replace(word, "")
+    assert len([line for line in lines if "fp8-tensorwise against" in line]) == 8  # each verdict's reason
+
+
+def test_the_best_hyperparameters_reason_is_said_once(tmp_path):
+    records = []
+    for number in range(3):
+        config = {name: float(number) for name in ("learning_rate", "weight_decay", "width")}
+        for name in ("fp32", "bf16-mixed"):
+            it = f"s{number}-{name}"
+            columns = {"config": config, "val_accuracy": 0.5, "config_id": f"k{number}", "seed": number}
+            records.append(trial(it, stage="search", status="completed", precision=name, device="H200", **columns))
+            records.append({"kind": "report", "trial_id": it, "stage": "search", "step": 1, "val_accuracy": 0.5})
+    text = " ".join(report(write_sweep(tmp_path, records), 80).split())
+    sentence = "Only 3 configurations were tried in both fp32 and bf16-mixed; 8 are needed."
+    assert text.count(sentence) == 1
+    assert f"cannot tell: learning_rate, weight_decay, width in bf16-mixed and fp32: {sentence}" in text

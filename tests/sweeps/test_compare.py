@@ -1,5 +1,6 @@
 """``ampsweep compare`` as a user types it."""
 
+import io
 import json
 import re
 import shutil
@@ -9,16 +10,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
+from analysis.comparison import Measured, comparison
 from sweeps.engine.cli import ampsweep
+from sweeps.engine.comparison_report import comparison_table
 from trainables import throughput
 from trainables.exported import load_exported, load_exported_task
 from trainables.isolation import isolated
 from trainables.ladder import LADDER
 
 MODELS = """
+import signal
 import torch
 
 class Hungry(torch.nn.Linear):
@@ -28,6 +34,8 @@ class Hungry(torch.nn.Linear):
 def model():
     print("a model that talks")
     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+
+def interrupted(): signal.raise_signal(signal.SIGINT)
 
 def hungry(): return torch.nn.Sequential(torch.nn.Flatten(), Hungry(64, 10))
 """
@@ -125,6 +133,26 @@ def test_precisions_and_the_table(compare: Callable[..., dict[str, Any]], capsys
     assert max(map(len, printed.splitlines())) <= 80
 
 
+def test_huge_figures_fit_80_columns() -> None:
+    """The perplexity of a diverged model, and the size of a large one."""
+    rng = np.random.default_rng(0)
+    sizes = {"parameters": 7_241_732_096, "bytes": 28_966_928_384}
+    loss = 30 + rng.random((2, 50)) * [[1.0], [0.1]]
+    one, other = (
+        Measured({"loss": (values * 7, np.full(50, 7.0))}, [1.2e6, 1.3e6, 1.1e6], {}, sizes, True) for values in loss
+    )
+    table = comparison(one, other)
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(comparison_table(table))
+    text = console.export_text()
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= 80
+    perplexity = next(row for row in table.to_dict("records") if row["figure"] == "perplexity")
+    assert perplexity["model"] > 1e13
+    for shown in (f"perplexity {perplexity['model']:.4g} ", "parameters 7.242e+09 7.242e+09", "second 1,1"):
+        assert shown in " ".join(text.split())
+
+
 def test_running_out_of_memory_ends_with_1(
     compare: Callable[..., dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -134,6 +162,15 @@ def test_running_out_of_memory_ends_with_1(
     assert re.fullmatch(
         r"error: --batch-size: must fit into memory, got 32 \(.*\); lower it\n", capsys.readouterr().err
     )
+
+
+def test_an_interrupted_comparison_does_not_claim_to_have_kept_anything(
+    compare: Callable[..., dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        ampsweep(["compare", "models.py:interrupted", "exported"])
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == "error: interrupted\n"
 
 
 def test_help_imports_no_torch() -> None:

@@ -16,6 +16,7 @@ import pytest
 from analysis import load
 from sweeps import Confirm, Sweep, SweepError, choice, loguniform, run
 from sweeps.engine.resume import find_run, read_past
+from sweeps.engine.stages import KEPT
 from trainables.loading import find_task
 
 NUM_TRIALS = 4
@@ -157,7 +158,7 @@ def test_a_driver_that_is_ended_in_any_stage_goes_on(undisturbed: Path, tmp_path
         errors = interrupt(driver, how, folder, reached)
         if how != signal.SIGKILL:
             assert driver.returncode == 1
-            assert errors.splitlines()[-1].startswith("error: interrupted")
+            assert errors.splitlines()[-1] == f"error: interrupted; {KEPT}"
             assert "Traceback" not in errors
         shown.append(history(folder))
         ended |= {t.trial_id: t.ended_at for t in load(folder).trials.itertuples() if t.status != "running"}

@@ -1,5 +1,7 @@
 """What stages decide before anything runs."""
 
+import dataclasses
+import signal
 from pathlib import Path
 
 import pytest
@@ -153,3 +155,24 @@ def test_an_unfinished_sweep_ends_with_exit_code_1_in_one_line(
         cli.main(Sweep(name="s", task="t:b", space={}), [])
     assert ended.value.code == 1
     assert capsys.readouterr().err == "error: searcher: planted\n"
+
+
+def test_an_interruption_says_that_the_run_can_go_on_once_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = Sweep(
+        name="s", task="trainables.tasks.digits:build", space={}, num_trials=0, storage=str(tmp_path), run_name="s"
+    )
+
+    def interrupted(*arguments: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(stages, "connected", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="is kept, --resume goes on with it"):
+        run(sweep)
+    going_on = dataclasses.replace(sweep, resume=True)
+    assert stages.find_run(going_on) == tmp_path / "s"
+    monkeypatch.setattr(stages, "find_run", interrupted)
+    with pytest.raises(KeyboardInterrupt) as ended:
+        run(going_on)
+    assert not ended.value.args

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from analysis import load
+from analysis import ResultsError, load
 from analysis.shortfall import shortfall
-from sweeps import Confirm, Sweep, SweepError, choice, run
+from sweeps import Confirm, Sweep, SweepError, choice, run, tune_model
 from sweeps.amp_speedup import sweep as amp_speedup
+from sweeps.engine import stages
 from sweeps.engine.cli import main_with_task
 from sweeps.engine.dry_run import describe
 from sweeps.engine.flags import SEARCH_ONLY, build_parser, parse_task
@@ -80,6 +82,32 @@ def test_a_dry_run_says_what_would_be_confirmed(tmp_path: Path) -> None:
     assert "search  none; what is confirmed is\n        width=4 learning_rate=0.01\n" in said
     assert "confirm at most 12 full runs of 3 epochs, 6 timed pairs" in said
     assert "every hyperparameter by default" in describe(declare(space={}, storage=str(tmp_path)))
+
+
+def test_a_dry_run_from_python_shows_the_plan_and_has_results_without_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(stages, "connected", None)  # Ray is not wanted
+    sweep = declare(max_epochs=3, storage=str(tmp_path), dry_run=True)
+    data = torch.zeros(10, 4), torch.zeros(10, dtype=torch.int64)
+    same = {"space": {"width": 4}, "precisions": sweep.precisions, "num_trials": 0, "max_epochs": 3, "dry_run": True}
+    for dry_run in (
+        lambda: run(sweep),
+        lambda: tune_model(lambda config: torch.nn.Linear(4, 2), data, data, storage=str(tmp_path), **same),
+    ):
+        results = dry_run()
+        assert capsys.readouterr().out == describe(sweep) + "\n"
+        for table in (results.trials, results.history, results.timings, results.verdicts, results.arms):
+            assert table.empty
+            assert "precision" in table or table is results.history
+        assert results.summary().empty
+        with pytest.raises(ResultsError):
+            results.best()
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").touch()
+    with pytest.raises(SweepError, match="run_name: must be new in"):
+        run(dataclasses.replace(sweep, run_name="taken"))
 
 
 def test_the_loop_s_hyperparameters_are_flags_and_the_task_s_own_are_a_space() -> None:

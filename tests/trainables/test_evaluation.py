@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 from torch.utils.data import TensorDataset
 
 from trainables.evaluation import Evaluator, extremes
 from trainables.loop import Loop
+from trainables.outputs import accuracy
 from trainables.task import Batch, Task
 
 INPUTS = torch.arange(10.0).unsqueeze(1)
@@ -119,6 +121,71 @@ def test_integer_labels_have_accuracy(make_loop: Callable[..., Loop], tiny_task:
     right = loop.model(inputs).argmax(1) == labels
     assert values["val_accuracy"] == pytest.approx(right.double().mean().item())
     assert examples["val_accuracy"].tolist() == right.tolist()
+
+
+class Tokens(nn.Module):
+    """A language model with a loss of its own: of the next token, of the same one, or another loss; or without one."""
+
+    def __init__(self, kind: str, scale: float = 1.0) -> None:
+        super().__init__()
+        self.table = nn.Embedding(5, 5)
+        self.kind, self.scale = kind, nn.Parameter(torch.tensor(scale))
+
+    def forward(self, input_ids: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        logits = self.table(input_ids) * self.scale
+        ahead = (logits[:, :-1], labels[:, 1:]) if self.kind == "next" else (logits, labels)
+        loss = functional.cross_entropy(ahead[0].flatten(0, 1), ahead[1].flatten())
+        return (
+            {"logits": logits}
+            if self.kind == "none"
+            else {"loss": loss * (1 + (self.kind == "other")), "logits": logits}
+        )
+
+
+def token_task(model: nn.Module, **fields: Any) -> Task:
+    ids = torch.randint(5, (6, 4), generator=torch.Generator().manual_seed(0))
+    labels = torch.where(torch.rand(ids.shape, generator=torch.Generator().manual_seed(1)) < 0.2, -100, ids)
+    data = [{"input_ids": one, "labels": other} for one, other in zip(ids, labels, strict=True)]
+    return Task(model, data, data, **fields)
+
+
+def token_accuracy(model: nn.Module, shift: int) -> float:
+    batch = torch.utils.data.default_collate(token_task(model).val_set)
+    with torch.no_grad():
+        logits = model(**batch)["logits"]
+    kept = batch["labels"][:, shift:]
+    right = logits[:, : logits.shape[1] - shift].argmax(-1) == kept
+    return float(right.sum() / (kept != -100).sum())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16-mixed", "bf16-true"])
+@pytest.mark.parametrize(("kind", "shift"), [("next", 1), ("same", 0), ("none", 0)])
+@pytest.mark.parametrize("scale", [0.01, 0.0])
+def test_token_accuracy_is_of_the_labels_that_the_models_own_loss_predicts(
+    make_loop: Callable[..., Loop], precision: str, kind: str, shift: int, scale: float
+) -> None:
+    """Logits that are alike before training tell nothing; then it is decided when they no longer are."""
+    loop = make_loop(token_task(Tokens(kind, scale)), precision, batch_size=2)
+    found = Evaluator(loop)
+    loop.train(3)
+    expected = token_accuracy(loop.model, shift)
+    assert expected != token_accuracy(loop.model, 1 - shift)
+    assert found.evaluate()[0]["val_accuracy"] == pytest.approx(expected)
+
+
+def test_a_task_s_loss_keeps_labels_and_logits_in_the_same_places(make_loop: Callable[..., Loop]) -> None:
+    loop = make_loop(token_task(Tokens("next"), loss=lambda outputs, batch: outputs["loss"]), batch_size=2)
+    found = Evaluator(loop).evaluate()[0]["val_accuracy"]
+    assert found == pytest.approx(token_accuracy(loop.model, 0))
+    assert found != token_accuracy(loop.model, 1)
+
+
+def test_accuracy_of_tokens_is_left_out_where_nothing_tells_which_logits_they_belong_to(
+    make_loop: Callable[..., Loop],
+) -> None:
+    assert Evaluator(make_loop(token_task(Tokens("other")), batch_size=2)).names == ["val_loss"]
+    asked_for = make_loop(token_task(Tokens("other"), metrics={"mine": accuracy}), batch_size=2)
+    assert Evaluator(asked_for).evaluate()[0]["val_mine"] == pytest.approx(token_accuracy(asked_for.model, 0))
 
 
 @pytest.mark.parametrize("metric", [mean_of_inputs, lambda outputs, batch: outputs[:1, 0]])
