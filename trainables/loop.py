@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,6 +121,15 @@ class Loop:
     def train_by(self, compiled: CompiledModel) -> None:
         """Calls a compiled model in training from now on; evaluation stays eager, the same arithmetic for all."""
         self._train_forward = make_forward(self.model, compiled)
+
+    @contextmanager
+    def eagerly(self) -> Iterator[None]:
+        """Calls the model itself in training, too, inside the ``with``."""
+        compiled, self._train_forward = self._train_forward, self._forward
+        try:
+            yield
+        finally:
+            self._train_forward = compiled
 
     def forward(self, batch: Batch) -> tuple[Any, torch.Tensor]:
         """A batch's outputs and loss, in the precision's autocast."""

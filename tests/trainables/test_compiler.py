@@ -98,6 +98,12 @@ def test_a_model_that_pytorch_silently_leaves_out_is_not_called_compiled(make_sp
     assert "torch.compile found nothing to compile" in str(found.status_reason)
 
 
+def test_a_compiled_trial_that_changes_its_arithmetic_is_noticed(make_spec: MakeSpec) -> None:
+    found = last(make_spec("turns", compile=True))
+    assert (found.status, found.compiled, found.effective_precision) == ("precision_mismatch", True, "bf16-mixed")
+    assert "by step 8, the step's matrix FLOPs ran as 100% bfloat16" in str(found.status_reason)
+
+
 def test_a_machine_without_a_c_compiler_says_so(
     make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

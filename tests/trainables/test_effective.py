@@ -14,7 +14,7 @@ from torch.utils.data import TensorDataset
 
 from trainables import products
 from trainables.canary import canary
-from trainables.effective import Observation, judge, observe
+from trainables.effective import Observation, judge, observe, observe_again
 from trainables.ladder import LADDER
 from trainables.loop import Loop
 from trainables.precision import numerics
@@ -299,7 +299,7 @@ def test_observing_changes_nothing(
         for _ in range(3):
             before = state(loop)
             if looks:
-                observe(loop)
+                observe_again(loop, observe(loop))
             assert all(torch.equal(a, b) for a, b in zip(before, state(loop), strict=True))
             assert all(p.grad is None for p in loop.model.parameters())
             loop.train(2)
@@ -307,6 +307,70 @@ def test_observing_changes_nothing(
         digests.append(loop.data.digest())
     assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
     assert digests[0] == digests[1]
+
+
+class ByPhase(nn.Module):
+    """Keeps the batches that it was called with, and computes in BF16 once it is told to."""
+
+    def __init__(self, phase: dict[str, Any]) -> None:
+        super().__init__()
+        self.layer, self.phase = nn.Linear(8, 2), phase
+        phase["seen"] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.phase["seen"].append((x.clone(), self.training))
+        if "error" in self.phase:
+            raise self.phase["error"]
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled="lies" in self.phase):
+            return self.layer(x).float()
+
+
+@pytest.fixture
+def by_phase(tiny_task: Callable[..., Task], make_loop: Callable[..., Loop]) -> tuple[Loop, dict[str, Any]]:
+    phase: dict[str, Any] = {}
+    task = tiny_task()
+    return make_loop(Task(ByPhase(phase), task.train_set, task.val_set), batch_size=16, accumulate_steps=2), phase
+
+
+def test_the_second_look_is_at_another_batch_in_training_mode(by_phase: tuple[Loop, dict[str, Any]]) -> None:
+    loop, phase = by_phase
+    first = observe(loop)
+    loop.model.eval()
+    assert observe_again(loop, first).mismatch(LADDER["fp32"]) is None
+    (one, _), (other, training) = phase["seen"]
+    assert training
+    assert one.shape == other.shape == (8, 8)
+    assert not torch.isin(one[:, 0], other[:, 0]).any()
+    phase["lies"] = True
+    last = observe_again(loop, first)
+    assert (last.effective, last.share) == ("bf16-mixed", 0.0)
+    assert last.deviation(LADDER["fp32"]) == "the step's matrix FLOPs ran as 100% bfloat16"
+
+
+def test_the_second_look_calls_the_model_itself_where_steps_run_compiled(
+    by_phase: tuple[Loop, dict[str, Any]],
+) -> None:
+    loop, phase = by_phase
+    first, calls = observe(loop), []
+    loop.train_by(lambda x: calls.append(x) or loop.model(x))  # type: ignore[arg-type, func-returns-value]
+    phase["lies"] = True
+    assert observe_again(loop, first).effective == "bf16-mixed"
+    assert (calls, loop.is_compiled) == ([], True)
+    loop.train(1)
+    assert len(calls) == 2
+
+
+def test_what_cannot_be_looked_at_again_is_unknown_but_where_memory_is_short(
+    by_phase: tuple[Loop, dict[str, Any]],
+) -> None:
+    loop, phase = by_phase
+    first = observe(loop)
+    for error, effective in ((ValueError("planted"), None), (MemoryError("planted"), "fp32")):
+        phase["error"] = error
+        with pytest.warns(UserWarning, match="the last step's precision could not be observed: .*planted"):
+            last = observe_again(loop, first)
+        assert (last.effective, last.deviation(LADDER["fp32"])) == (effective, None)
+        assert all(p.grad is None for p in loop.model.parameters())
 
 
 class NarrowsForAWhile(nn.Module):
