@@ -256,6 +256,14 @@ def uncompiled(config):
     return task
 
 
+def compiles_in_building(config):
+    """Inputs of several shapes go through a function that is compiled."""
+    double = torch.compile(lambda x: x + x, backend="eager", dynamic=False)
+    for size in (2, 3, 4):
+        assert double(torch.ones(size)).sum() == 2 * size
+    return products(config)
+
+
 class Sequences(nn.Module):
     """One logit pair a position, by a loop over the positions or all at once."""
 
