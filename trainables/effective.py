@@ -17,7 +17,7 @@ from trainables.ladder import Precision
 from trainables.loading import describe
 from trainables.loop import Loop
 from trainables.memory import activation_bytes, is_out_of_memory
-from trainables.products import MatrixFlops
+from trainables.products import UNKNOWN, MatrixFlops
 from trainables.state import read_state, watch_forward
 from trainables.task import Batch
 
@@ -168,6 +168,12 @@ def judge(precision: Precision, flops: Counter[str], activations: int = 0) -> Ob
         flops: format (``float32``, ``tf32``, ``bfloat16``, ``float16``, ``float8-rowwise``, ...) -> matrix FLOPs.
         activations: bytes saved for backward.
     """
+    unknown = flops[UNKNOWN]
+    if unknown:
+        best = judge(precision, Counter({**flops, precision.format: flops[precision.format] + unknown, UNKNOWN: 0}))
+        worst = judge(precision, Counter({**flops, UNKNOWN: 0, "another format": unknown}))
+        if best.effective == precision.name != worst.effective:
+            return Observation(None, math.nan, {}, activations)  # it depends on what is not known
     flops = _scaled_later(flops)
     total = sum(flops.values())
     share = flops[precision.format] / total if total else math.nan
