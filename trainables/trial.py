@@ -20,7 +20,7 @@ from trainables.checkpoint import Saver
 from trainables.compiler import CompileError
 from trainables.effective import Observation, observe_again
 from trainables.evaluation import Evaluator
-from trainables.figures import Before, divergence, fill, fill_times, known
+from trainables.figures import divergence, fill, fill_times, known
 from trainables.isolation import isolated
 from trainables.ladder import Precision
 from trainables.loading import describe, load_function
@@ -30,6 +30,7 @@ from trainables.precision import device_name, lookup, unsupported_reason
 from trainables.report import TrialReport
 from trainables.spec import STATE_FILE, WEIGHTS_FILE, TrialSpec
 from trainables.state import read_state
+from trainables.tally import Before
 
 
 def run_trial(spec: TrialSpec) -> Iterator[TrialReport]:
