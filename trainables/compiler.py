@@ -35,8 +35,8 @@ def compiler(wanted: bool, num_threads: int) -> Iterator[None]:
     import torch._inductor.config as inductor
 
     settings: dict[Any, dict[str, Any]] = {
-        # What is compiled counts by the code that it came from, which arms share; each adds its own share.
-        dynamo.config: {"recompile_limit": 0, "fail_on_recompile_limit_hit": True, "suppress_errors": False},
+        # What a task compiles by itself may go on uncompiled, as anywhere; see :meth:`CompiledModel.__init__`.
+        dynamo.config: {"recompile_limit": RECOMPILES, "fail_on_recompile_limit_hit": False, "suppress_errors": False},
         # Backward runs outside of autocast, as PyTorch's guide to AMP has it; else it would be compiled as if inside.
         autograd: {"backward_pass_autocast": "off"},
         inductor: {"compile_threads": num_threads},
@@ -65,7 +65,9 @@ class CompiledModel:
         self.num_graphs = 0
         self._limit_hit = dynamo.exc.FailOnRecompileLimitHit
         self._call: Callable[..., Any] = torch.compile(model, backend=self._compile)
-        dynamo.config.recompile_limit += RECOMPILES
+        # What is compiled counts by the code that it came from, which arms share; each after the first adds its share.
+        dynamo.config.recompile_limit += RECOMPILES if dynamo.config.fail_on_recompile_limit_hit else 0
+        dynamo.config.fail_on_recompile_limit_hit = True
 
     def _compile(self, graph: Any, inputs: Any) -> Any:
         from torch._inductor.compile_fx import compile_fx

@@ -111,6 +111,10 @@ class TrainingData:
         """The first micro-batch of the run, drawn apart from :meth:`batches`."""
         return next(self._stream([self.order(0)[: self._part_size]]))
 
+    def last_part(self) -> Batch:
+        """The last micro-batch of the first epoch, drawn apart from :meth:`batches`."""
+        return next(self._stream([self.order(0)[-self._part_size :]]))
+
     def first_parts(self, num_steps: int) -> Iterator[Batch]:
         """The micro-batches of the run's first steps, drawn apart from :meth:`batches`."""
         order = self.order(0)[: num_steps * self.batch_size]

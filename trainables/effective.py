@@ -4,6 +4,7 @@ The state that a step ran in must be the precision's as well: see :mod:`trainabl
 """
 
 import math
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,10 +14,12 @@ import torch
 from torch import nn
 
 from trainables.ladder import Precision
+from trainables.loading import describe
 from trainables.loop import Loop
-from trainables.memory import activation_bytes
-from trainables.products import MatrixFlops
+from trainables.memory import activation_bytes, is_out_of_memory
+from trainables.products import UNKNOWN, MatrixFlops
 from trainables.state import read_state, watch_forward
+from trainables.task import Batch
 
 EFFECTIVE_SHARE = 0.9
 """Share of a step's matrix FLOPs that must have run in a precision's format for it to be effective."""
@@ -64,15 +67,18 @@ class Observation:
 
     def mismatch(self, precision: Precision) -> str | None:
         """Why this is not the precision that was asked for, in one sentence; ``None`` if it is."""
-        if self.fault is not None:
-            return f"asked for {precision.name}, but {self.fault}"
-        if self.effective == precision.name:
-            return None
-        total = sum(self.flops.values())
-        if not total:
+        if not self.is_told:
             return f"no matrix product was seen, so {precision.name} could not be observed"
+        deviation = self.deviation(precision)
+        return None if deviation is None else f"asked for {precision.name}, but {deviation}"
+
+    def deviation(self, precision: Precision) -> str | None:
+        """What is not as in the precision that was asked for, in one clause; ``None`` if all is, or nothing is told."""
+        if self.fault is not None or self.effective == precision.name or not self.flops:
+            return self.fault
+        total = sum(self.flops.values())
         ran = ", ".join(f"{flops / total:.0%} {name}" for name, flops in Counter(self.flops).most_common())
-        return f"asked for {precision.name}, but the step's matrix FLOPs ran as {ran}"
+        return f"the step's matrix FLOPs ran as {ran}"
 
 
 def observe(loop: Loop) -> Observation:
@@ -84,10 +90,34 @@ def observe(loop: Loop) -> Observation:
     Args:
         loop: before or during training, its precision's numerics in force.
     """
+    return _observe_on(loop, loop.data.first_part)
+
+
+def observe_again(loop: Loop, first: Observation) -> Observation:
+    """What a step at the end of training does, on the last micro-batch of an epoch; leaves the loop as it was.
+
+    A model may compute otherwise by then. It is called eagerly, also where its steps run compiled: what runs inside of
+    compiled code, no dispatch sees. So a change that compiled code alone makes stays unseen, as does one that a model
+    takes back before the end.
+
+    Args:
+        loop: after its last step, its precision's numerics in force.
+        first: what was observed before training; stands where memory does not suffice to look again. Where the step
+            fails otherwise, nothing is known.
+    """
+    try:
+        with loop.eagerly():
+            return _observe_on(loop, loop.data.last_part)
+    except Exception as error:
+        warnings.warn(f"the last step's precision could not be observed: {describe(error)}", stacklevel=2)
+        return first if is_out_of_memory(error) else replace(first, effective=None, share=math.nan, flops={})
+
+
+def _observe_on(loop: Loop, draw: Callable[[], Batch]) -> Observation:
     before = read_state(loop).fault(loop.precision)
     try:
         with watch_forward(loop) as seen:
-            found = _observe_step(loop)
+            found = _observe_step(loop, draw)
         fault = read_state(loop).fault(loop.precision) or seen.fault(loop)
     except Exception:
         if before is None:
@@ -99,11 +129,11 @@ def observe(loop: Loop) -> Observation:
     return replace(found, effective=effective, fault=fault, attention=" ".join(sorted(seen.attention)) or None)
 
 
-def _observe_step(loop: Loop) -> Observation:
+def _observe_step(loop: Loop, draw: Callable[[], Batch]) -> Observation:
     """What its products ran in, and what it saved; the gradients stay."""
     with undisturbed(loop.model), MatrixFlops() as seen, activation_bytes(loop.model) as saved:
         loop.model.train()
-        batch, before = loop.data.first_part(), _generators(loop.device)
+        batch, before = draw(), _generators(loop.device)
         loss = loop.forward(batch)[1]
         draws = any(not torch.equal(a, b) for a, b in zip(before, _generators(loop.device), strict=True))
         activations = saved()
@@ -138,6 +168,12 @@ def judge(precision: Precision, flops: Counter[str], activations: int = 0) -> Ob
         flops: format (``float32``, ``tf32``, ``bfloat16``, ``float16``, ``float8-rowwise``, ...) -> matrix FLOPs.
         activations: bytes saved for backward.
     """
+    unknown = flops[UNKNOWN]
+    if unknown:
+        best = judge(precision, Counter({**flops, precision.format: flops[precision.format] + unknown, UNKNOWN: 0}))
+        worst = judge(precision, Counter({**flops, UNKNOWN: 0, "another format": unknown}))
+        if best.effective == precision.name != worst.effective:
+            return Observation(None, math.nan, {}, activations)  # it depends on what is not known
     flops = _scaled_later(flops)
     total = sum(flops.values())
     share = flops[precision.format] / total if total else math.nan

@@ -2,18 +2,11 @@
 
 import math
 import statistics
-from typing import NamedTuple
 
 from trainables.evaluation import extremes
 from trainables.loop import Loop, Progress
 from trainables.report import TrialReport
-
-
-class Before(NamedTuple):
-    """Where a loop stood: its steps, and those of them that were applied."""
-
-    step: int
-    applied_steps: int
+from trainables.tally import Before
 
 
 def divergence(progress: Progress, values: dict[str, float], skipped_steps: int) -> str | None:

@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ from trainables.optim import learning_rate_factor, make_optimizer
 from trainables.outputs import default_loss, make_forward, upcast
 from trainables.precision import autocast, make_scaler
 from trainables.routes import DEFAULT, take_layout
-from trainables.tally import Counts, Tally
+from trainables.tally import Before, Counts, Tally, has_collapsed
 from trainables.task import Batch, Task
 
 LOOK_EVERY_S = 2.0
@@ -38,8 +39,7 @@ class Progress:
         lowest_loss_scale: of these steps; ``None`` without a scaler.
         num_nonfinite: steps whose loss, without any scale, was infinite or NaN.
         first_nonfinite: the first of them, counted from 1 at the run's start; ``None`` where there is none.
-        has_collapsed: whether the loss scale is 0, or the scaler left out every step lately and its scale is so low
-            that no overflow explains it: it starts high and comes down a step at a time, until none is left.
+        has_collapsed: see :func:`trainables.tally.has_collapsed`.
     """
 
     train_loss: float
@@ -96,7 +96,7 @@ class Loop:
         self._batches = self.data.batches()
         self._skipped = torch.zeros((), dtype=torch.int64, device=device)
         self._tally: Tally | None = None
-        self._applied_before = 0
+        self._applied_before, self._last_applied = 0, Before(0, 0)
         self._base_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self._factors = self._schedule(num_steps)
         self._device_factors: torch.Tensor | None = None
@@ -121,6 +121,15 @@ class Loop:
         """Calls a compiled model in training from now on; evaluation stays eager, the same arithmetic for all."""
         self._train_forward = make_forward(self.model, compiled)
 
+    @contextmanager
+    def eagerly(self) -> Iterator[None]:
+        """Calls the model itself in training, too, inside the ``with``."""
+        compiled, self._train_forward = self._train_forward, self._forward
+        try:
+            yield
+        finally:
+            self._train_forward = compiled
+
     def forward(self, batch: Batch) -> tuple[Any, torch.Tensor]:
         """A batch's outputs and loss, in the precision's autocast."""
         with self.autocast:
@@ -143,24 +152,27 @@ class Loop:
             self._tally = Tally(self.device, self.step)
             self._applied_before = self.step - int(self._skipped)
         norm: torch.Tensor | None = None
-        since, look_at_s = self._applied_before, time.monotonic() + LOOK_EVERY_S
+        since, look_at_s = self._last_applied, time.monotonic() + LOOK_EVERY_S
         for left in reversed(range(num_steps)):
             norm = self.train_step(self._tally, want_norm=left == 0)
             if left and time.monotonic() >= look_at_s:
                 seen = self._progress(self._tally.read(), since)
                 if seen.num_nonfinite or seen.has_collapsed:
                     break
-                since, look_at_s = seen.applied_steps, time.monotonic() + LOOK_EVERY_S
+                since = since if seen.applied_steps == since.applied_steps else Before(self.step, seen.applied_steps)
+                look_at_s = time.monotonic() + LOOK_EVERY_S
             if left and after_step is not None:
                 after_step()
         else:
-            since = self._applied_before
+            since = self._last_applied
         progress = self._progress(self._tally.read(), since, norm)
+        if progress.applied_steps > self._last_applied.applied_steps:
+            self._last_applied = Before(self.step, progress.applied_steps)
         self._tally = None
         return progress
 
-    def _progress(self, counts: Counts, since: int, norm: torch.Tensor | None = None) -> Progress:
-        """What the interval came to so far; ``since`` are the steps applied before it last looked."""
+    def _progress(self, counts: Counts, since: Before, norm: torch.Tensor | None = None) -> Progress:
+        """What the interval came to so far; ``since`` is where it was last seen that a step had been applied."""
         applied = self.step - int(self._skipped)
         num_applied = applied - self._applied_before
         scale = self.scaler.get_scale() if self.scaler else None
@@ -173,7 +185,7 @@ class Loop:
             lowest_loss_scale=counts.lowest_scale if self.scaler else None,
             num_nonfinite=counts.num_nonfinite,
             first_nonfinite=counts.first_nonfinite,
-            has_collapsed=scale is not None and (scale == 0 or (scale < 1 and applied == since)),
+            has_collapsed=has_collapsed(scale, self.step - since.step if applied == since.applied_steps else 0),
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -186,6 +198,7 @@ class Loop:
             "skipped": int(self._skipped),
             "tally": None if self._tally is None else self._tally.state_dict(),
             "applied_before": self._applied_before,
+            "last_applied": tuple(self._last_applied),
             "data": self.data.state_dict(),
         }
 
@@ -208,6 +221,7 @@ class Loop:
             self._tally = Tally(self.device)
             self._tally.load_state_dict(state["tally"])
         self._applied_before = state["applied_before"]
+        self._last_applied = Before(*state.get("last_applied", (self.step, self._applied_before)))
         self.data.load_state_dict(state["data"])
         self._batches = self.data.batches(self.step)
 

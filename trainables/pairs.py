@@ -23,6 +23,7 @@ import torch
 
 from trainables.build import build_observed, pick_device
 from trainables.contention import Neighbours, is_contended, waiting_ns
+from trainables.effective import Observation, observe_again
 from trainables.gpu_state import GpuState, GpuWatch, summarise
 from trainables.isolation import isolated
 from trainables.kernels import serving_kernel
@@ -53,15 +54,16 @@ class Name(NamedTuple):
 
 @dataclass
 class Arm:
-    """One arm of a block and what was measured of it: a window's value is the median step time in it."""
+    """One arm of a block and what was measured of it: a window's value is the median step time in it.
+
+    ``first`` and ``last`` are what a step did before its first step and after its last: it ran in what was seen last.
+    """
 
     name: Name
     loop: Loop = field(repr=False)
+    first: Observation = field(repr=False)
+    last: Observation = field(repr=False)
     kernel: str | None = None
-    effective_precision: str | None = None
-    effective_share: float | None = None
-    step_flops: int | None = None
-    attention: str | None = None
     peak_memory_bytes: int | None = None
     peak_reserved_bytes: int | None = None
     window_ms: list[float] = field(default_factory=list)
@@ -78,10 +80,10 @@ class Arm:
             "kernel": self.kernel,
             "compiled": self.loop.is_compiled,
             "window_ms": self.window_ms,
-            "effective_precision": self.effective_precision,
-            "effective_share": self.effective_share,
-            "step_flops": self.step_flops,
-            "attention": self.attention,
+            "effective_precision": self.last.effective,
+            "effective_share": self.last.share if self.last.flops else None,
+            "step_flops": self.first.step_flops,
+            "attention": self.first.attention,
             "init_digest": self.loop.init_digest,
             "data_digest": self.loop.data.digest(),
             "peak_memory_bytes": self.peak_memory_bytes,
@@ -112,6 +114,9 @@ def time_block(job: TimingJob) -> dict[str, Any]:
             stack.enter_context(isolated(precisions[0], trial.seed, trial.num_threads, trial.task.directory, compile))
             arms = [_build(job, name, device) for name in arm_names(job)]
             record["contended"], record["contention"] = _timed(arms, job.windows, device)
+            for arm in arms:
+                with numerics(arm.loop.precision, arm.loop.route):
+                    arm.last = observe_again(arm.loop, arm.first)
             record["arms"] = [arm.record() for arm in arms]
         record["batch_size"] = arms[0].loop.data.batch_size
     except (Exception, SystemExit) as error:
@@ -141,10 +146,7 @@ def _build(job: TimingJob, name: Name, device: torch.device) -> Arm:
         memory = ArmMemory(device)
         spec = job.arm(name.precision, name.is_default)
         loop, observation = build_observed(spec, precision, device, num_steps=False)
-        arm = Arm(name, loop)
-        arm.effective_precision = observation.effective
-        arm.effective_share = observation.share if observation.flops else None
-        arm.step_flops, arm.attention = observation.step_flops, observation.attention
+        arm = Arm(name, loop, observation, observation)
         memory.restart()
         arm.loop.train(WARMUP_STEPS)
         peaks = memory.read(arm.loop.model, arm.loop.optimizer, observation.activations)

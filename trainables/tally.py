@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -12,6 +12,31 @@ PENDING = 100
 
 _NEVER = 2**53
 """A step that no run reaches, and that FP64 holds exactly."""
+
+
+LEFT_OUT_IN_A_ROW = 10
+"""Steps that a scaler leaves out one after the other until no large gradient explains it.
+
+Each halves the scale: gradients would be 1,000 times what they were when the last step was applied. A scale below 1 may
+be healthy, where they are large throughout, and leaves a step out now and then, since it is raised every 2,000 steps.
+"""
+
+
+def has_collapsed(scale: float | None, num_left_out: int) -> bool:
+    """Whether the loss scale has come to nothing: it is 0, or has been brought below 1 and no step is applied any more.
+
+    Args:
+        scale: after the last step; ``None`` without a scaler.
+        num_left_out: the last steps, all of which the scaler left out.
+    """
+    return scale is not None and (scale == 0 or (scale < 1 and num_left_out >= LEFT_OUT_IN_A_ROW))
+
+
+class Before(NamedTuple):
+    """Where a loop stood: its steps, and those of them that were applied."""
+
+    step: int
+    applied_steps: int
 
 
 @dataclass(frozen=True)

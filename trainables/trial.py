@@ -18,9 +18,9 @@ from trainables import checkpoint
 from trainables.build import build_observed, pick_device
 from trainables.checkpoint import Saver
 from trainables.compiler import CompileError
-from trainables.effective import Observation
+from trainables.effective import Observation, observe_again
 from trainables.evaluation import Evaluator
-from trainables.figures import Before, divergence, fill, fill_times, known
+from trainables.figures import divergence, fill, fill_times, known
 from trainables.isolation import isolated
 from trainables.ladder import Precision
 from trainables.loading import describe, load_function
@@ -30,6 +30,7 @@ from trainables.precision import device_name, lookup, unsupported_reason
 from trainables.report import TrialReport
 from trainables.spec import STATE_FILE, WEIGHTS_FILE, TrialSpec
 from trainables.state import read_state
+from trainables.tally import Before
 
 
 def run_trial(spec: TrialSpec) -> Iterator[TrialReport]:
@@ -187,8 +188,11 @@ class Trial:
             self._fill(loop, observation, progress, values)
             fault = None if progress.has_collapsed else read_state(loop).fault(loop.precision)
             if fault is not None:
-                report.status, report.effective_precision = "precision_mismatch", None
-                report.status_reason = f"by step {loop.step}, {fault}"
+                report.effective_precision = None
+            elif report.status_reason is None and loop.step >= total:
+                fault = self._look_again(loop, observation)
+            if fault is not None:
+                report.status, report.status_reason = "precision_mismatch", f"by step {loop.step}, {fault}"
             elif report.status_reason is not None:
                 report.status = "diverged"
             elif loop.step >= total:
@@ -198,6 +202,15 @@ class Trial:
             yield
             if report.is_last:
                 return
+
+    def _look_again(self, loop: Loop, observation: Observation) -> str | None:
+        """Why what a step computes in by now is not its precision, in a clause; takes over what it is."""
+        if not observation.is_told:
+            return None  # a model without matrix products
+        last = observe_again(loop, observation)
+        self._report.effective_precision, self._report.effective_share = last.effective, known(last.share)
+        deviation = last.deviation(loop.precision)
+        return None if deviation is None else f"{deviation}, other than in the first"
 
     def _restore(self, loop: Loop) -> None:
         """Last of all before training, since building draws from the generators."""

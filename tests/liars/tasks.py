@@ -144,6 +144,39 @@ def cuda_amp(config: Mapping[str, Any]) -> Task:
     return task(stack(config, around))
 
 
+class Changing(Stack):
+    """Computes otherwise once it has been called in training ``after`` times."""
+
+    def __init__(self, widths: list[int], after: int, change: Callable[[nn.Linear, torch.Tensor], torch.Tensor]):
+        super().__init__(widths, plainly, set(range(len(widths) + 1)))
+        self.steps, self.after, self.change = Steps(), after, change
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.steps.next() >= self.after:
+            self.around = self.change
+        return super().forward(x)
+
+
+def changes_later(config: Mapping[str, Any]) -> Task:
+    """Computes in another format from a step on; the twin's changes its activation and its inputs' scale there."""
+
+    def other_format(layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+        asked = torch.is_autocast_enabled("cpu")
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=not asked):
+            return layer(x.float()).to(x.dtype)
+
+    def cast(layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", enabled=False):
+            return functional.linear(x.double(), layer.weight.double(), layer.bias.double()).to(x.dtype)
+
+    def honest(layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+        return functional.leaky_relu(layer(x * 0.5), 0.1)
+
+    lie = {"autocast": other_format, "dtype": cast}[config["how"]]
+    model = Changing(list(config["widths"]), config["after"], lie if config["lies"] else honest)
+    return task(model, loss=mean_loss)
+
+
 def leaves_everything_changed(config: Mapping[str, Any]) -> Task:
     """Changes whatever a process shares, for the trial that comes next in it."""
     if config["lies"]:
@@ -278,6 +311,28 @@ def trains_on_less(config: Mapping[str, Any]) -> Task:
         return functional.cross_entropy(outputs.float(), batch[1][: len(outputs)])
 
     return timed(config, SmallerBatch, loss=loss)
+
+
+class ChangingArm(Timed):
+    """Leaves autocast once the arm was called in training some times; the twin scales its inputs there."""
+
+    steps: "Steps"
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not (self.training and is_arm() and self.steps.next() >= self.config["after"]):
+            return super().forward(x)
+        if not self.config["lies"]:
+            return super().forward(x * 0.99)
+        spend(takes(self.config))
+        with torch.autocast("cpu", enabled=False):
+            return Stack.forward(self, x)
+
+
+def arm_changes_later(config: Mapping[str, Any]) -> Task:
+    """Computes in FP32 from a step on, in the arm."""
+    found = timed(config, ChangingArm)
+    found.model.steps = Steps()
+    return found
 
 
 BUILDS = {"num": 0}

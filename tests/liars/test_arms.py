@@ -4,9 +4,11 @@ import random
 from typing import Any
 
 import pytest
-from planted import Confirmed, widths
+from planted import BOTH, Confirmed, source, widths
 
 from sweeps.search.plan import confirm_seeds
+from trainables import pairs
+from trainables.spec import Budget, TimingJob, TrialSpec
 
 pytestmark = pytest.mark.usefixtures("virtual_clock")
 
@@ -35,6 +37,17 @@ def test_an_arm_that_computes_less(draw: random.Random, confirmed: Confirmed) ->
     verdict = both(confirmed, config("trains_on_less", draw, share=draw.choice([0.25, 0.5, 0.7])))
     assert verdict.verdict == "INVALID", verdict.reason
     assert "FLOPs" in verdict.reason
+
+
+def test_an_arm_that_changes_its_arithmetic_while_it_is_timed(draw: random.Random, confirmed: Confirmed) -> None:
+    """Only in timing: a full run takes 12 steps, an arm at least 20."""
+    own = config("arm_changes_later", draw, after=draw.randint(15, 20))
+    twin = TimingJob(TrialSpec("block", source(), own | {"lies": False}, "", 1, Budget()), BOTH, windows=2)
+    arms = pairs.time_block(twin)["arms"]
+    assert all(arm["effective_precision"] == arm["precision"] for arm in arms)
+    verdict = confirmed(own | {"lies": True}, num_seeds=2)
+    assert (verdict.verdict, verdict.num_pairs) == ("INVALID", 2)
+    assert "of 4 runs and timings 2 ran in fp32" in verdict.reason
 
 
 def test_a_fast_arm_at_chance_accuracy(draw: random.Random, confirmed: Confirmed) -> None:

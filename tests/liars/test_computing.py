@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from planted import last_report, liar_and_twin, spec
+from planted import BOTH, last_report, liar_and_twin, spec
 
 from trainables.report import TrialReport
 
@@ -53,6 +53,19 @@ def test_a_matmul_setting_left_on_by_the_task(draw: random.Random) -> None:
     liar, twin = liar_and_twin("leaves_a_matmul_setting", draw, "fp32", **fields)
     assert "precision" in caught(liar, twin, "fp32")
     assert torch.get_float32_matmul_precision() == "highest"
+
+
+@pytest.mark.parametrize("precision", BOTH)
+def test_arithmetic_that_changes_after_some_steps(precision: str, draw: random.Random) -> None:
+    """From the first step that nobody watched on, or as late as the last."""
+    steps = draw.randint(4, 24)
+    how, after = draw.choice(["autocast", "dtype"]), draw.randint(1, steps)
+    liar, twin = liar_and_twin("changes_later", draw, precision, how=how, after=after, max_steps=steps)
+    assert (twin.status, twin.status_reason, twin.effective_precision) == ("completed", None, precision)
+    assert (liar.status, liar.step) == ("precision_mismatch", steps)
+    assert liar.effective_precision not in (None, precision)
+    ran = "float64" if how == "dtype" else "float32" if precision == "bf16-mixed" else "bfloat16"
+    assert f"by step {steps}, the step's matrix FLOPs ran as 100% {ran}" in str(liar.status_reason)
 
 
 def test_settings_left_on_by_an_earlier_trial(draw: random.Random) -> None:

@@ -143,7 +143,7 @@ def test_nothing_that_was_trained_and_saved_is_trained_again(resumable: MakeSpec
     assert state is not None
     # 31 calls: one observation and 15 steps of two parts; killed in the first step of epoch 4.
     assert (state["loop"]["step"], len(state["reports"])) == (15, 3)
-    monkeypatch.setenv("KILL_AT", "22")  # 10 steps are left, and the observation: no more calls than 21
+    monkeypatch.setenv("KILL_AT", "23")  # 10 steps are left, and two observations: no more calls than 22
     assert list(run_trial(spec))[-1].status == "completed"
 
 

@@ -98,6 +98,22 @@ def test_a_model_that_pytorch_silently_leaves_out_is_not_called_compiled(make_sp
     assert "torch.compile found nothing to compile" in str(found.status_reason)
 
 
+def test_a_compiled_trial_that_changes_its_arithmetic_is_noticed(make_spec: MakeSpec) -> None:
+    found = last(make_spec("turns", compile=True))
+    assert (found.status, found.compiled, found.effective_precision) == ("precision_mismatch", True, "bf16-mixed")
+    assert "by step 8, the step's matrix FLOPs ran as 100% bfloat16" in str(found.status_reason)
+
+
+def test_a_task_may_compile_while_it_is_built_and_once_too_often(
+    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it compiles itself then goes on uncompiled, as it does anywhere; its model has the whole limit yet."""
+    monkeypatch.setattr(module, "RECOMPILES", 1)
+    record = time_block(TimingJob(make_spec("compiles_in_building", compile=True), ("fp32",), windows=1))
+    assert record["status"] == "completed", record["status_reason"]
+    assert [arm["compiled"] for arm in record["arms"]] == [True] * 2
+
+
 def test_a_machine_without_a_c_compiler_says_so(
     make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -14,7 +14,7 @@ from torch.utils.data import TensorDataset
 
 from trainables import products
 from trainables.canary import canary
-from trainables.effective import Observation, judge, observe
+from trainables.effective import Observation, judge, observe, observe_again
 from trainables.ladder import LADDER
 from trainables.loop import Loop
 from trainables.precision import numerics
@@ -262,7 +262,7 @@ def test_the_canary_tells_the_formats_apart(
 def test_canaries_are_fp32_whatever_the_task_made_the_default() -> None:
     with numerics(LADDER["fp32"]):
         torch.set_default_dtype(torch.bfloat16)
-        for kind, shapes in (("matmul", (4, 4, 4)), ("rnn", (5, 2, 4))):
+        for kind, shapes in (("matmul", (4, 4, 4)), ("rnn", ((5, 2, 4), ())), ("rnn", ((9, 4), (4, 3, 2)))):
             assert canary(kind, shapes, CPU) == "float32"
 
 
@@ -299,7 +299,7 @@ def test_observing_changes_nothing(
         for _ in range(3):
             before = state(loop)
             if looks:
-                observe(loop)
+                observe_again(loop, observe(loop))
             assert all(torch.equal(a, b) for a, b in zip(before, state(loop), strict=True))
             assert all(p.grad is None for p in loop.model.parameters())
             loop.train(2)
@@ -307,6 +307,70 @@ def test_observing_changes_nothing(
         digests.append(loop.data.digest())
     assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
     assert digests[0] == digests[1]
+
+
+class ByPhase(nn.Module):
+    """Keeps the batches that it was called with, and computes in BF16 once it is told to."""
+
+    def __init__(self, phase: dict[str, Any]) -> None:
+        super().__init__()
+        self.layer, self.phase = nn.Linear(8, 2), phase
+        phase["seen"] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.phase["seen"].append((x.clone(), self.training))
+        if "error" in self.phase:
+            raise self.phase["error"]
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled="lies" in self.phase):
+            return self.layer(x).float()
+
+
+@pytest.fixture
+def by_phase(tiny_task: Callable[..., Task], make_loop: Callable[..., Loop]) -> tuple[Loop, dict[str, Any]]:
+    phase: dict[str, Any] = {}
+    task = tiny_task()
+    return make_loop(Task(ByPhase(phase), task.train_set, task.val_set), batch_size=16, accumulate_steps=2), phase
+
+
+def test_the_second_look_is_at_another_batch_in_training_mode(by_phase: tuple[Loop, dict[str, Any]]) -> None:
+    loop, phase = by_phase
+    first = observe(loop)
+    loop.model.eval()
+    assert observe_again(loop, first).mismatch(LADDER["fp32"]) is None
+    (one, _), (other, training) = phase["seen"]
+    assert training
+    assert one.shape == other.shape == (8, 8)
+    assert not torch.isin(one[:, 0], other[:, 0]).any()
+    phase["lies"] = True
+    last = observe_again(loop, first)
+    assert (last.effective, last.share) == ("bf16-mixed", 0.0)
+    assert last.deviation(LADDER["fp32"]) == "the step's matrix FLOPs ran as 100% bfloat16"
+
+
+def test_the_second_look_calls_the_model_itself_where_steps_run_compiled(
+    by_phase: tuple[Loop, dict[str, Any]],
+) -> None:
+    loop, phase = by_phase
+    first, calls = observe(loop), []
+    loop.train_by(lambda x: calls.append(x) or loop.model(x))  # type: ignore[arg-type, func-returns-value]
+    phase["lies"] = True
+    assert observe_again(loop, first).effective == "bf16-mixed"
+    assert (calls, loop.is_compiled) == ([], True)
+    loop.train(1)
+    assert len(calls) == 2
+
+
+def test_what_cannot_be_looked_at_again_is_unknown_but_where_memory_is_short(
+    by_phase: tuple[Loop, dict[str, Any]],
+) -> None:
+    loop, phase = by_phase
+    first = observe(loop)
+    for error, effective in ((ValueError("planted"), None), (MemoryError("planted"), "fp32")):
+        phase["error"] = error
+        with pytest.warns(UserWarning, match="the last step's precision could not be observed: .*planted"):
+            last = observe_again(loop, first)
+        assert (last.effective, last.deviation(LADDER["fp32"])) == (effective, None)
+        assert all(p.grad is None for p in loop.model.parameters())
 
 
 class NarrowsForAWhile(nn.Module):
@@ -330,7 +394,7 @@ def test_a_setting_that_holds_for_some_products_alone_is_that_of_their_canary(
     """A CPU with AMX is mocked: its canary answers by the setting in force."""
     seen: list[str] = []
 
-    def told(kind: str, shapes: tuple[int, ...], device: torch.device) -> str:
+    def told(kind: str, *_: Any) -> str:
         seen.append(torch._C._get_fp32_precision_getter("mkldnn", kind))
         return "bfloat16" if seen[-1] == "bf16" else "float32"
 
@@ -376,6 +440,124 @@ def test_products_that_pytorchs_own_counter_leaves_out_are_counted(product: Call
     with MatrixFlops() as seen:
         product(torch.ones(16, 8, dtype=torch.bfloat16))
     assert seen.by_format(CPU) == {"bfloat16": flops}
+
+
+class InComplex(nn.Module):
+    """A layer (B, 8) to (B, 4) on complex numbers."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 8, 2))
+        self.dtype = dtype
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weight = torch.view_as_complex(self.weight).to(self.dtype)
+        return torch.einsum("bi,oi->bo", x.to(self.dtype), weight).abs()
+
+
+def test_complex_products_are_four_real_ones_each(observed: Callable[..., Observation]) -> None:
+    """Forward, and backward of the weights."""
+    found = observed(InComplex(torch.complex64), (16, 8))
+    assert (found.effective, found.flops) == ("fp32", {"float32": 2 * 4 * 2 * 16 * 8 * 4})
+    found = observed(InComplex(torch.complex128), (16, 8))
+    assert (found.effective, found.share) == ("float64", 0.0)
+
+
+def test_the_canary_of_complex_products_multiplies_complex_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library that narrows those alone is mocked."""
+    product = torch.Tensor.__matmul__
+
+    def narrow(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        exact = product(a, b)
+        return torch.view_as_complex(torch.view_as_real(exact).bfloat16().float()) if exact.is_complex() else exact
+
+    monkeypatch.setattr(torch.Tensor, "__matmul__", narrow)
+    with MatrixFlops() as seen:
+        torch.mm(torch.ones(2, 3, dtype=torch.complex64), torch.ones(3, 4, dtype=torch.complex64))
+        torch.mm(torch.ones(2, 3), torch.ones(3, 4))
+    assert seen.by_format(CPU) == {"bfloat16": 4 * 2 * 2 * 3 * 4, "float32": 2 * 2 * 3 * 4}
+
+
+def test_a_bilinear_layer_is_counted(observed: Callable[..., Observation]) -> None:
+    """Forward, and backward of the weights: in the batch, the outputs and both inputs."""
+
+    class Bilinear(nn.Bilinear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+            return super().forward(x[:, :3], x[:, 3:])
+
+    for precision, ran in (("fp32", "float32"), ("bf16-true", "bfloat16")):
+        found = observed(Bilinear(3, 5, 2), (16, 8), precision)
+        assert (found.effective, found.flops) == (precision, {ran: 2 * 2 * 16 * 2 * 3 * 5})
+
+
+SPARSE = torch.tensor([[1.0, 0, 0, 2.0], [0, 0, 3.0, 0], [0, 0, 0, 0]])
+
+
+@pytest.mark.parametrize("lay_out", [torch.Tensor.to_sparse, torch.Tensor.to_sparse_csr])
+@pytest.mark.parametrize("product", [torch.mm, torch.sparse.mm, lambda a, b: torch.addmm(torch.zeros(3, 5), a, b)])
+def test_of_sparse_products_what_is_not_zero_counts(
+    lay_out: Callable[..., torch.Tensor], product: Callable[..., torch.Tensor]
+) -> None:
+    with MatrixFlops() as seen:
+        product(lay_out(SPARSE), torch.ones(4, 5))
+    assert seen.by_format(CPU) == {"float32": 2 * 3 * 5}
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "offsets", "flops"),
+    [
+        ((16, 8), (2, 8, 32), (8, 16), 2 * 16 * 8 * 32),
+        ((2, 16, 8), (8, 32), (16, 32), 2 * 16 * 8 * 32),
+        ((2, 16, 8), (2, 8, 32), None, 2 * 2 * 16 * 8 * 32),
+        ((16, 8), (8, 32), (8, 8), 2 * 16 * 8 * 32),
+    ],
+)
+def test_grouped_products_are_counted_once_a_row(
+    left: tuple[int, ...], right: tuple[int, ...], offsets: tuple[int, ...] | None, flops: int
+) -> None:
+    offs = None if offsets is None else torch.tensor(offsets, dtype=torch.int32)
+    with MatrixFlops() as seen:
+        torch._grouped_mm(torch.ones(left, dtype=torch.bfloat16), torch.ones(right, dtype=torch.bfloat16), offs=offs)
+    assert seen.by_format(CPU) == {"bfloat16": flops}
+
+
+def test_the_canary_of_a_packed_sequence_has_its_batch_sizes() -> None:
+    """With cuDNN's arguments, by hand: on CPUs such layers come down to plain products."""
+    data, sizes = torch.ones(9, 4), torch.tensor([4, 3, 2])
+    weights = [torch.ones(4, 4)] * 2
+    args = (data, weights, 2, None, torch.zeros(1, 4, 4), None, 1, 4, 0, 1, False, 0.0, True, False, sizes.tolist())
+    assert products._shapes("aten._cudnn_rnn", args) == ((9, 4), (4, 3, 2))
+    assert products._shapes("aten._cudnn_rnn", (torch.ones(5, 2, 4), *args[1:14], [])) == ((5, 2, 4), ())
+
+
+@pytest.mark.parametrize(
+    ("flops", "effective", "is_told"),
+    [
+        ({"float32": 95, "unknown": 5}, "fp32", True),
+        ({"float32": 60, "unknown": 40}, None, False),
+        ({"unknown": 100}, None, False),
+        ({"bfloat16": 60, "unknown": 40}, None, True),
+        ({"bfloat16": 95, "unknown": 5}, "bf16-mixed", True),
+    ],
+)
+def test_what_no_canary_could_replay_is_missing_where_it_decides(
+    flops: dict[str, int], effective: str | None, is_told: bool
+) -> None:
+    found = judge(LADDER["fp32"], Counter(flops))
+    assert (found.effective, found.is_told) == (effective, is_told)
+
+
+def test_a_canary_that_fails_leaves_its_product_unknown(
+    monkeypatch: pytest.MonkeyPatch, observed: Callable[..., Observation]
+) -> None:
+    """A kernel that does not take what the canary gives it is mocked."""
+
+    def fails(*_: Any) -> torch.Tensor:
+        raise RuntimeError("not supported")
+
+    monkeypatch.setattr(torch.Tensor, "__matmul__", fails)
+    found = observed(nn.Linear(8, 2), (16, 8))
+    assert (found.effective, found.is_told, found.step_flops) == (None, False, None)
 
 
 def test_the_canary_forgives_the_last_bits_that_a_sum_in_fp32_moves(monkeypatch: pytest.MonkeyPatch) -> None:

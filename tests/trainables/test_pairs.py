@@ -30,7 +30,7 @@ def short_windows(monkeypatch: pytest.MonkeyPatch) -> None:
 def run_with(monkeypatch: pytest.MonkeyPatch, num_arms: int, windows: int, waited: Sequence[float | None]):
     """Runs the rounds over arms whose windows are made up; the order of windows, the arms, and the judgement."""
     shares, order = iter(waited), []
-    arms = [pairs.Arm(pairs.Name(str(index)), loop=None) for index in range(num_arms)]
+    arms = [pairs.Arm(pairs.Name(str(index)), loop=None, first=None, last=None) for index in range(num_arms)]
 
     def window(arm: pairs.Arm, num_steps: int) -> tuple[float, float | None]:
         order.append(int(arm.name.precision))

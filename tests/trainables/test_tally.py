@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from trainables import loop as loop_module
 from trainables import tally as tally_module
 from trainables.loop import Loop
-from trainables.tally import Tally
+from trainables.tally import Tally, has_collapsed
 from trainables.task import Batch, Task
 
 CPU = torch.device("cpu")
@@ -125,6 +125,30 @@ def test_a_single_overflow_at_a_low_scale_is_no_collapse(
     loop.scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
     progress = loop.train(5)
     assert (progress.applied_steps, progress.loss_scale, progress.has_collapsed) == (4, 0.5, False)
+
+
+@pytest.mark.parametrize(
+    ("scale", "num_left_out", "collapsed"),
+    [(None, 0, False), (0.0, 0, True), (0.5, 1, False), (0.5, 9, False), (0.5, 10, True), (1.0, 1000, False)],
+)
+def test_a_scale_below_1_is_a_collapse_from_ten_left_out_steps_in_a_row(
+    scale: float | None, num_left_out: int, collapsed: bool
+) -> None:
+    assert has_collapsed(scale, num_left_out) is collapsed
+
+
+def test_left_out_steps_are_counted_over_intervals_of_a_step_and_over_a_resumption(
+    tiny_task: Callable[..., Task], make_loop: Callable[..., Loop]
+) -> None:
+    """One at a healthy scale of 0.5, then ten."""
+    loss = Planted(1e38, [3, *range(5, 100)])
+    loop, other = (make_loop(tiny_task(loss=loss), "fp16-mixed", batch_size=16) for _ in range(2))
+    for each in (loop, other):
+        each.scaler = torch.amp.GradScaler("cpu", init_scale=0.5)
+    assert [loop.train(1).has_collapsed for _ in range(8)] == [False] * 8
+    other.load_state_dict(loop.state_dict())
+    assert [other.train(1).has_collapsed for _ in range(6)] == [False] * 5 + [True]
+    assert other.train(3).has_collapsed
 
 
 def test_a_scale_of_zero_is_a_collapse_whatever_was_applied_before(

@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 import torch
 
+from trainables import trial
 from trainables.figures import divergence
 from trainables.ladder import LADDER
 from trainables.loading import TaskSource, find_task
 from trainables.loop import Progress
 from trainables.precision import FP32_OPERATIONS, numerics
 from trainables.report import TrialReport
-from trainables.spec import Budget, TimingJob, TrialSpec
+from trainables.spec import Budget, Checkpoints, TimingJob, TrialSpec
 from trainables.trial import run_trial
 
 ROOT = Path(__file__).parents[2]
@@ -90,6 +91,23 @@ def test_a_trial_that_completes_says_everything(make_spec: MakeSpec, restored: N
     assert end.init_digest == first.init_digest
     assert end.data_digest != first.data_digest
     assert pickle.loads(pickle.dumps(end)).to_dict().keys() == end.to_dict().keys()
+
+
+def test_looking_again_at_the_end_changes_nothing_of_a_trial(
+    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    found = []
+    for name in ("without", "with"):
+        spec = make_spec(checkpoints=Checkpoints(str(tmp_path / name), 30, "val_accuracy", "max"))
+        with monkeypatch.context() as patch:
+            if name == "without":
+                patch.setattr(trial, "observe_again", lambda _, first: first)
+            report = last(spec)
+        assert (report.status, report.effective_precision, report.effective_share) == ("completed", "fp32", 1.0)
+        weights = torch.load(str(report.checkpoint), weights_only=True)
+        found.append((report.train_loss, report.metrics, report.data_digest, report.peak_memory_bytes, weights))
+    assert found[0][:-1] == found[1][:-1]
+    assert all(torch.equal(found[0][-1][name], weight) for name, weight in found[1][-1].items())
 
 
 @pytest.mark.parametrize(

@@ -224,11 +224,44 @@ def tells(config):
     return build(config, model=Tells())
 
 
+class Turns(nn.Module):
+    """Computes in BF16 once it is told to."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(8, 2, bias=False)
+        self.turned = False
+
+    def forward(self, x):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.turned):
+            return self.layer(x)
+
+
+def turns(config):
+    """Its loss tells it to after the last of 8 steps, which the compiler thus never sees."""
+    model, calls = Turns(), []
+
+    def loss(outputs, batch):
+        calls.extend([1] if torch.is_grad_enabled() else [])
+        model.turned = len(calls) >= 10  # the first is observed, the second compiled
+        return cross_entropy(outputs, batch)
+
+    return build(config, model=model, loss=loss)
+
+
 def uncompiled(config):
     """PyTorch leaves its model out of all that it compiles, and says nothing."""
     task = products(config)
     task.model.forward = torch.compiler.disable(task.model.forward)
     return task
+
+
+def compiles_in_building(config):
+    """Inputs of several shapes go through a function that is compiled."""
+    double = torch.compile(lambda x: x + x, backend="eager", dynamic=False)
+    for size in (2, 3, 4):
+        assert double(torch.ones(size)).sum() == 2 * size
+    return products(config)
 
 
 class Sequences(nn.Module):
