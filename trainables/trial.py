@@ -226,7 +226,7 @@ class Trial:
         before = Before(report.step, report.applied_steps)
         fill(report, loop, progress, values)
         self._step_times.append(self._elapsed_s / (report.step - before.step))
-        fill_times(report, self._elapsed_s, self._step_times, before, loop)
+        fill_times(report, self._elapsed_s, progress.waited_s, self._step_times, before, loop)
         self._elapsed_s = 0.0
         report.peak_memory_bytes = peak_memory_bytes(loop.model, loop.optimizer, observation.activations, loop.device)
         report.peak_reserved_bytes = peak_reserved_bytes(loop.device)

@@ -61,7 +61,7 @@ def declared(storage: Path, **changes: object) -> Sweep:
     return Sweep(**{**known, **changes})
 
 
-RATES = ["samples_per_s", "steps_per_s", "applied_steps_per_s"]
+RATES = ["samples_per_s", "steps_per_s", "applied_steps_per_s", "data_wait_share"]
 TIMES = ["train_s", "wall_s", "step_ms", *RATES, "started_at", "ended_at"]
 """Columns that depend on when a trial ran."""
 
