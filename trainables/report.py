@@ -16,7 +16,7 @@ class TrialReport:
         trial_id: the trial's name in its sweep.
         status: ``running`` while more is to come, else how it ended: ``completed``, ``diverged``, ``out_of_memory``,
             ``errored``, ``unsupported`` or ``precision_mismatch``.
-        status_reason: one sentence for an end other than ``completed``.
+        status_reason: one sentence for an end other than ``completed``, or before the budget was spent.
         epoch: passes over the training set so far; a fraction in the middle of one.
         step: optimizer steps so far; ``applied_steps`` and ``skipped_steps`` add up to it.
         train_s: seconds spent on training steps; ``wall_s``: since the trial began, building and evaluation included.

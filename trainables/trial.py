@@ -30,6 +30,7 @@ from trainables.precision import device_name, lookup, unsupported_reason
 from trainables.report import TrialReport
 from trainables.spec import STATE_FILE, WEIGHTS_FILE, TrialSpec
 from trainables.state import read_state
+from trainables.stopping import enough
 
 
 def run_trial(spec: TrialSpec) -> Iterator[TrialReport]:
@@ -191,7 +192,7 @@ class Trial:
                 report.status_reason = f"by step {loop.step}, {fault}"
             elif report.status_reason is not None:
                 report.status = "diverged"
-            elif loop.step >= total:
+            elif loop.step >= total or self._has_enough(values):
                 report.status = "completed"
                 report.examples = examples.get(spec.examples_of or "")
                 report.checkpoint = self._keep_weights(loop, values)
@@ -231,6 +232,14 @@ class Trial:
         report.peak_memory_bytes = peak_memory_bytes(loop.model, loop.optimizer, observation.activations, loop.device)
         report.peak_reserved_bytes = peak_reserved_bytes(loop.device)
         report.status_reason = divergence(progress, values, report.skipped_steps)
+
+    def _has_enough(self, values: Mapping[str, float]) -> bool:
+        """Whether the trial ends before its budget is spent; why is in the report then."""
+        if self._spec.stopping is None:
+            return False
+        curve = [*(report["metrics"] for report in self._past), values]
+        self._report.status_reason = enough(self._spec.stopping, curve, self._report.step)
+        return self._report.status_reason is not None
 
     def _keep_weights(self, loop: Loop, values: Mapping[str, float]) -> str | None:
         """Where the final weights were written: nowhere if a better trial's are kept already."""
