@@ -8,7 +8,7 @@ from typing import Literal
 Mode = Literal["max", "min"]
 
 ROUNDING = 1e-12
-"""What an improvement may lack of the smallest one that counts: 0.901 is 0.001 more than 0.9."""
+"""What an improvement may lack of the smallest one that counts: 0.3 is 0.1 more than 0.2."""
 
 
 @dataclass(frozen=True)

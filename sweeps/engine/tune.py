@@ -49,18 +49,9 @@ def run_search(
     """
     checkpoints = endings.checkpoints
     cpus, gpus = resources.num_cpus, resources.num_gpus
+    early = stopping(sweep, checkpoints.metric, checkpoints.mode)
     template = TrialSpec(
-        "",
-        source,
-        {},
-        "",
-        0,
-        sweep.budget,
-        cpus,
-        gpus,
-        compile=sweep.compile,
-        checkpoints=checkpoints,
-        stopping=stopping(sweep, checkpoints.metric, checkpoints.mode),
+        "", source, {}, "", 0, sweep.budget, cpus, gpus, compile=sweep.compile, checkpoints=checkpoints, stopping=early
     )
     search.template, search.routes, search.to_beat = template.to_dict(), routes, endings.to_beat
     scheduler = make_scheduler(sweep, checkpoints.metric, checkpoints.mode, sweep.max_reports)
