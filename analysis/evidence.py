@@ -25,6 +25,7 @@ class Question:
         target_speedup: speed-up that must be reached, a ratio above 0.
         margin: loss of metric that is acceptable, at least 0.
         same_configuration: whether both arms ran one configuration; else the best one of each.
+        target: the metric's value that time is measured to; ``None`` for what the baseline ends with, less the margin.
     """
 
     baseline: str
@@ -34,6 +35,7 @@ class Question:
     target_speedup: float
     margin: float
     same_configuration: bool = True
+    target: float | None = None
 
 
 @dataclass(frozen=True)

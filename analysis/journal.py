@@ -107,6 +107,10 @@ def _is_confirm(value: object) -> bool:
     return value is None or (isinstance(value, dict) and _are_numbers([value.get(name) for name in known]))
 
 
+def _are_targets(value: object) -> bool:
+    return value is None or (isinstance(value, dict) and _are_numbers(list(value.values())))
+
+
 def _are_names(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
@@ -118,6 +122,7 @@ _DECLARED: Mapping[str, tuple[Callable[[object], bool], str]] = {
     "baselines": (_are_names, "a list of names"),
     "mode": (lambda value: value in ("max", "min"), "max or min"),
     "space": (lambda value: value is None or isinstance(value, dict), "an object"),
+    "stop_at": (_are_targets, "an object with numbers, or null"),
     "confirm": (_is_confirm, "an object with numbers, or null"),
 }
 """What the analysis reads of a sweep's declaration, and what it has to be."""

@@ -92,6 +92,7 @@ TRIAL_COLUMNS: Final = {
     "samples_per_s": "float64",
     "steps_per_s": "float64",
     "applied_steps_per_s": "float64",
+    "data_wait_share": "float64",
     "peak_memory_bytes": "Int64",
     "peak_reserved_bytes": "Int64",
     "val_loss": "float64",
@@ -129,6 +130,7 @@ HISTORY_COLUMNS: Final = {
     "samples_per_s": "float64",
     "steps_per_s": "float64",
     "applied_steps_per_s": "float64",
+    "data_wait_share": "float64",
 }
 """Columns of `history` -> pandas dtype."""
 

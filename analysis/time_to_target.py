@@ -1,4 +1,4 @@
-"""How many times sooner an arm reaches the quality that its baseline ends with."""
+"""How many times sooner an arm reaches a target, or the quality that its baseline ends with."""
 
 import math
 import statistics
@@ -38,9 +38,10 @@ def curves_of(history: pd.DataFrame, metric: str) -> Curves:
 def time_to_target_ratio(question: Question, pairs: Sequence[Pair], curves: Curves) -> float:
     """The baseline's time to the target quality over the arm's: more is better; the median over pairs.
 
-    The target is the median of what the baseline's completed runs end with, less the margin: what a user of the
-    baseline gets, and may lose. A run reaches it at its first report that does. Its time is its steps until then at the
-    step time that the arms were timed with, for the runs themselves may have shared a machine.
+    The target is the question's own, where the sweep stated one (``stop_at``); else the median of what the baseline's
+    completed runs end with, less the margin: what a user of the baseline gets, and may lose. A run reaches it at its
+    first report that does. Its time is its steps until then at the step time that the arms were timed with, for the
+    runs themselves may have shared a machine.
 
     A run that never reaches the target, or diverged or ran out of memory on the way, takes for ever and stays in: the
     ratio of its pair is 0 or infinite. Where both arms miss, it may be anything, and the median is known only where it
@@ -59,18 +60,24 @@ def time_to_target_ratio(question: Question, pairs: Sequence[Pair], curves: Curv
     """
     sign = 1.0 if question.mode == "max" else -1.0
     both = [(pair.arm.run, pair.baseline.run) for pair in pairs]
-    ends = [sign * base.metric for _, base in both if base is not None and _has_metric(base)]
+    target = _target(question, [base for _, base in both], sign)
     logs = [pair.log_step_ratio for pair in pairs if not pair.contended]
     known = [log for log in logs if math.isfinite(log)]
-    if not ends or not known:
+    if target is None or not known:
         return math.nan
-    target = statistics.median(ends) - question.margin
     ratios = []
     for arm, base in both:
         steps = [_steps_to(run, target, sign, curves) for run in (base, arm)]
         if None not in steps:
             ratios.append(_log_ratio(*(float(num) for num in steps if num is not None)))
     return math.exp(_median(ratios) + math.fsum(known) / len(known))
+
+
+def _target(question: Question, bases: Sequence[Run | None], sign: float) -> float | None:
+    if question.target is not None:
+        return sign * question.target
+    ends = [sign * base.metric for base in bases if base is not None and _has_metric(base)]
+    return statistics.median(ends) - question.margin if ends else None
 
 
 def _has_metric(run: Run) -> bool:

@@ -53,6 +53,7 @@ def verdicts(
                     float(confirm["target_speedup"]),
                     float(confirm["margin"]),
                     match.arm[0] == match.baseline[0],
+                    (declaration.get("stop_at") or {}).get(metric),
                 )
                 pairs = pairs_of(confirmed, match.arm, match.baseline)
                 row = _row(gather(question, pairs, examples), match)

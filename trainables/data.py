@@ -1,13 +1,14 @@
 """Batches in an order that depends on the seed and the epoch alone, so that paired and resumed runs see the same."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import count, islice
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
+from trainables.fetching import Chunk, Seeded, Stream, fetcher
 from trainables.outputs import to_device
 from trainables.task import Batch, Task
 
@@ -38,8 +39,11 @@ def grouped_order(lengths: Sequence[int], batch_size: int, seed: int, epoch: int
 class TrainingData:
     """The training set as an endless run of batches; an incomplete last batch of an epoch is dropped.
 
+    Nothing is drawn ahead but by worker processes, for what items draw at random from the run's own generators has to
+    go on where a saved run stopped.
+
     Args:
-        task: its training set, ``collate`` and ``lengths``.
+        task: its training set, ``collate``, ``lengths`` and ``num_workers``.
         batch_size: examples per optimizer step; a smaller training set is one batch.
         num_parts: micro-batches that each batch comes in.
         seed: of the order.
@@ -60,7 +64,9 @@ class TrainingData:
         self._part_size = -(-self.batch_size // num_parts)
         starts = range(0, self.batch_size, self._part_size)
         self.shares = [min(self._part_size, self.batch_size - start) / self.batch_size for start in starts]
-        self._stream = streamer(task.train_set, task.collate, device, dtype)
+        own_seed = seed if task.num_workers else None
+        self._stream = streamer(task.train_set, task.collate, device, dtype, own_seed, task.num_workers)
+        self._apart = streamer(task.train_set, task.collate, device, dtype, own_seed)
         self._digest, self._num_digested = b"", 0
         self._first_content = self._hash_first_part()  # at once: items may be drawn at random, in later state
 
@@ -68,8 +74,9 @@ class TrainingData:
         """A fingerprint of the first micro-batch as the data set gives it, before any precision touches it."""
         content = hashlib.sha256()
         with torch.random.fork_rng(devices=[]):
-            stream = streamer(self._task.train_set, self._task.collate, torch.device("cpu"), None)
-            _hash_batch(next(stream([self.order(0)[: self._part_size]])), content)
+            own_seed = self._seed if self._task.num_workers else None
+            stream = streamer(self._task.train_set, self._task.collate, torch.device("cpu"), None, own_seed)
+            _hash_batch(next(stream([(0, [self.order(0)[: self._part_size]])])), content)
         return content.digest()
 
     def order(self, epoch: int) -> torch.Tensor:
@@ -82,21 +89,24 @@ class TrainingData:
 
     def batches(self, first_step: int = 0) -> Iterator[list[Batch]]:
         """Each optimizer step's micro-batches, from a global step on."""
-        epoch, skipped = divmod(first_step, self.steps_per_epoch)
-        while True:
-            order = self.order(epoch)
-            self._digest_order(epoch, order)
-            steps = [
-                whole.split(self._part_size) for whole in order[skipped * self.batch_size :].split(self.batch_size)
-            ]
-            parts = self._stream([part for step in steps for part in step])
-            for step in steps:
-                yield list(islice(parts, len(step)))
-            epoch, skipped = epoch + 1, 0
+        parts = self._stream(self._chunks(first_step))
+        for step in count(first_step):
+            epoch, within = divmod(step, self.steps_per_epoch)
+            if within == 0:
+                self._digest_order(epoch)
+            yield list(islice(parts, len(self.shares)))
 
-    def _digest_order(self, epoch: int, order: torch.Tensor) -> None:
+    def _chunks(self, first_step: int) -> Iterator[Chunk]:
+        """Indices of the micro-batches, an epoch at a time."""
+        first_epoch, skipped = divmod(first_step, self.steps_per_epoch)
+        for epoch in count(first_epoch):
+            steps = self.order(epoch)[skipped * self.batch_size :].split(self.batch_size)
+            yield epoch, [part for step in steps for part in step.split(self._part_size)]
+            skipped = 0
+
+    def _digest_order(self, epoch: int) -> None:
         if epoch == self._num_digested:  # a run that goes on in the middle of an epoch has it already
-            self._digest = hashlib.sha256(self._digest + order.numpy().tobytes()).digest()
+            self._digest = hashlib.sha256(self._digest + self.order(epoch).numpy().tobytes()).digest()
             self._num_digested += 1
 
     def state_dict(self) -> dict[str, Any]:
@@ -109,16 +119,17 @@ class TrainingData:
 
     def first_part(self) -> Batch:
         """The first micro-batch of the run, drawn apart from :meth:`batches`."""
-        return next(self._stream([self.order(0)[: self._part_size]]))
+        return next(self._apart([(0, [self.order(0)[: self._part_size]])]))
 
     def last_part(self) -> Batch:
         """The last micro-batch of the first epoch, drawn apart from :meth:`batches`."""
-        return next(self._stream([self.order(0)[-self._part_size :]]))
+        return next(self._apart([(0, [self.order(0)[-self._part_size :]])]))
 
     def first_parts(self, num_steps: int) -> Iterator[Batch]:
         """The micro-batches of the run's first steps, drawn apart from :meth:`batches`."""
         order = self.order(0)[: num_steps * self.batch_size]
-        return self._stream([part for step in order.split(self.batch_size) for part in step.split(self._part_size)])
+        parts = [part for step in order.split(self.batch_size) for part in step.split(self._part_size)]
+        return self._apart([(0, parts)])
 
     def digest(self) -> str:
         """A fingerprint of the order so far and of the first micro-batch's content."""
@@ -129,14 +140,20 @@ def validation_batches(
     task: Task, batch_size: int, device: torch.device, dtype: torch.dtype | None
 ) -> Callable[[], Iterator[Batch]]:
     """Passes over the validation set in its own order, the last batch as small as it comes."""
-    stream = streamer(task.val_set, task.collate, device, dtype)
+    own_seed = 0 if task.num_workers else None
+    stream = streamer(task.val_set, task.collate, device, dtype, own_seed, task.num_workers)
     parts = list(torch.arange(len(task.val_set)).split(batch_size))  # type: ignore[arg-type]
-    return lambda: stream(parts)
+    return lambda: stream([(0, parts)])
 
 
 def streamer(
-    data: Dataset[Any], collate: Callable[[list[Any]], Batch] | None, device: torch.device, dtype: torch.dtype | None
-) -> Callable[[Sequence[torch.Tensor]], Iterator[Batch]]:
+    data: Dataset[Any],
+    collate: Callable[[list[Any]], Batch] | None,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    seed: int | None = None,
+    num_workers: int = 0,
+) -> Stream:
     """Index tensors -> batches: tensors in memory are gathered directly, all else goes through ``DataLoader``.
 
     Args:
@@ -144,14 +161,18 @@ def streamer(
         collate: as ``DataLoader``'s ``collate_fn``.
         device: where batches are wanted.
         dtype: of their floating-point inputs; ``None`` leaves them.
+        seed: of what items draw at random, each by its own; ``None`` lets them draw from the process's generators.
+        num_workers: processes that draw ahead, given a seed; tensors in memory need none.
     """
     if isinstance(data, TensorDataset) and collate is None:
         return _gatherer(data.tensors, device, dtype)
+    if seed is not None:
+        return fetcher(Seeded(data, collate, seed), num_workers, device, dtype)
 
-    def load(parts: Sequence[torch.Tensor]) -> Iterator[Batch]:
+    def load(chunks: Iterable[Chunk]) -> Iterator[Batch]:
         loader = DataLoader(
             data,
-            batch_sampler=[part.tolist() for part in parts],
+            batch_sampler=(part.tolist() for _, parts in chunks for part in parts),
             collate_fn=collate,
             pin_memory=device.type == "cuda",
             generator=torch.Generator(),  # else each pass draws from the generator that dropout uses
@@ -161,19 +182,18 @@ def streamer(
     return load
 
 
-def _gatherer(
-    tensors: tuple[torch.Tensor, ...], device: torch.device, dtype: torch.dtype | None
-) -> Callable[[Sequence[torch.Tensor]], Iterator[Batch]]:
+def _gatherer(tensors: tuple[torch.Tensor, ...], device: torch.device, dtype: torch.dtype | None) -> Stream:
     if sum(t.nbytes for t in tensors) <= RESIDENT_BYTES:
         tensors = to_device(tensors, device, dtype)
     home = tensors[0].device
 
-    def gather(parts: Sequence[torch.Tensor]) -> Iterator[Batch]:
-        # All indices travel at once: a copy from pageable memory waits for the device.
-        for indices in torch.split(torch.cat(list(parts)).to(home), [len(part) for part in parts]):
-            picked = tuple(tensor[indices] for tensor in tensors)
-            batch = picked if len(picked) > 1 else picked[0]
-            yield batch if home == device else to_device(batch, device, dtype)
+    def gather(chunks: Iterable[Chunk]) -> Iterator[Batch]:
+        for _, parts in chunks:
+            # All indices travel at once: a copy from pageable memory waits for the device.
+            for indices in torch.split(torch.cat(list(parts)).to(home), [len(part) for part in parts]):
+                picked = tuple(tensor[indices] for tensor in tensors)
+                batch = picked if len(picked) > 1 else picked[0]
+                yield batch if home == device else to_device(batch, device, dtype)
 
     return gather
 

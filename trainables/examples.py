@@ -61,7 +61,7 @@ class Examples:
         """All of them in their order on the CPU, the last batch as small as it comes."""
         collate = self.task.collate if self.task is not None and self.collates else None
         stream = streamer(self.data, collate, torch.device("cpu"), None)
-        return stream(torch.arange(self.num).split(batch_size))
+        return stream([(0, torch.arange(self.num).split(batch_size))])
 
 
 class _Columns(Dataset[dict[str, torch.Tensor]]):

@@ -43,17 +43,23 @@ def fill(report: TrialReport, loop: Loop, progress: Progress, values: dict[str, 
     report.data_digest = loop.data.digest()
 
 
-def fill_times(report: TrialReport, elapsed: float, step_times: list[float], before: Before, loop: Loop) -> None:
+def fill_times(
+    report: TrialReport, elapsed: float, waited: float, step_times: list[float], before: Before, loop: Loop
+) -> None:
     """Takes over how long training took; what the loop did is in the report already.
 
     Args:
         report: filled in.
         elapsed: seconds of the last interval's steps.
+        waited: those of them that went into getting batches.
         step_times: mean seconds per step of every interval so far.
         before: where the loop stood when the interval began.
         loop: in training.
     """
+    waited_before = (report.data_wait_share or 0.0) * report.train_s
     report.train_s += elapsed
+    report.data_wait_share = (waited_before + waited) / report.train_s
+    report.interval_data_wait_share = waited / elapsed
     report.step_ms = 1e3 * statistics.median(step_times)
     report.samples_per_s = loop.step * loop.data.batch_size / report.train_s
     report.steps_per_s = report.step / report.train_s

@@ -40,6 +40,7 @@ class Progress:
         num_nonfinite: steps whose loss, without any scale, was infinite or NaN.
         first_nonfinite: the first of them, counted from 1 at the run's start; ``None`` where there is none.
         has_collapsed: see :func:`trainables.tally.has_collapsed`.
+        waited_s: seconds that the host spent on getting the batches.
     """
 
     train_loss: float
@@ -51,6 +52,7 @@ class Progress:
     num_nonfinite: int = 0
     first_nonfinite: int | None = None
     has_collapsed: bool = False
+    waited_s: float = 0.0
 
 
 class Loop:
@@ -186,6 +188,7 @@ class Loop:
             num_nonfinite=counts.num_nonfinite,
             first_nonfinite=counts.first_nonfinite,
             has_collapsed=has_collapsed(scale, self.step - since.step if applied == since.applied_steps else 0),
+            waited_s=counts.waited_s,
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -237,7 +240,9 @@ class Loop:
 
     def train_step(self, tally: Tally, want_norm: bool = False) -> torch.Tensor | None:
         """One optimizer step; adds its loss to ``tally`` and returns the gradient norm where it was computed."""
+        asked_at = time.perf_counter()
         parts = next(self._batches)
+        tally.waited_s += time.perf_counter() - asked_at
         self._set_learning_rate()
         loss = self._backward(parts)
         if self.scaler is not None:

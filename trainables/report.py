@@ -16,7 +16,7 @@ class TrialReport:
         trial_id: the trial's name in its sweep.
         status: ``running`` while more is to come, else how it ended: ``completed``, ``diverged``, ``out_of_memory``,
             ``errored``, ``unsupported`` or ``precision_mismatch``.
-        status_reason: one sentence for an end other than ``completed``.
+        status_reason: one sentence for an end other than ``completed``, or before the budget was spent.
         epoch: passes over the training set so far; a fraction in the middle of one.
         step: optimizer steps so far; ``applied_steps`` and ``skipped_steps`` add up to it.
         train_s: seconds spent on training steps; ``wall_s``: since the trial began, building and evaluation included.
@@ -26,6 +26,9 @@ class TrialReport:
             which are cheap and teach nothing.
         interval_samples_per_s, interval_steps_per_s, interval_applied_steps_per_s: the same over the last interval
             alone.
+        data_wait_share: the share of ``train_s`` that the host spent on getting batches, 0 to 1: drawing, collating and
+            waiting for worker processes. On a CPU training stands still then. A GPU may still have had queued work to
+            do, so that it starved for at most this share. ``interval_data_wait_share``: of the last interval.
         train_loss: mean over the last interval.
         metrics: ``val_loss`` and ``val_<name>`` of every metric, at this report.
         highest, lowest: the extremes so far of each of ``metrics``; which of them is best is for the sweep to say.
@@ -59,6 +62,8 @@ class TrialReport:
     interval_samples_per_s: float | None = None
     interval_steps_per_s: float | None = None
     interval_applied_steps_per_s: float | None = None
+    data_wait_share: float | None = None
+    interval_data_wait_share: float | None = None
     train_loss: float | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     highest: dict[str, float] = field(default_factory=dict)

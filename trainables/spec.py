@@ -10,6 +10,7 @@ from typing import Any, Literal
 from trainables.ladder import Precision
 from trainables.loading import TaskSource
 from trainables.routes import DEFAULT
+from trainables.stopping import Stopping
 
 STATE_FILE = "state.pt"
 """In the folder of a trial that still runs: all that it goes on from."""
@@ -86,6 +87,7 @@ class TrialSpec:
         examples_of: the metric whose value per validation example the last report carries; ``None`` for none.
         checkpoints: where it is saved; ``None`` saves nothing.
         to_beat: the best metric of a completed trial so far: weights that do not beat it are not kept.
+        stopping: when it ends before its budget; ``None`` never ends it so.
     """
 
     trial_id: str
@@ -101,6 +103,7 @@ class TrialSpec:
     examples_of: str | None = None
     checkpoints: Checkpoints | None = None
     to_beat: float | None = None
+    stopping: Stopping | None = None
 
     @property
     def num_threads(self) -> int:
@@ -126,6 +129,8 @@ class TrialSpec:
         parts: dict[str, Any] = {"task": TaskSource(**data["task"]), "budget": Budget(**data["budget"])}
         if data.get("checkpoints") is not None:
             parts["checkpoints"] = Checkpoints(**data["checkpoints"])
+        if data.get("stopping") is not None:
+            parts["stopping"] = Stopping(**data["stopping"])
         return cls(**{**data, **parts})
 
 

@@ -48,12 +48,14 @@ class Counts:
         num_nonfinite: steps whose loss, without any scale, was infinite or NaN.
         first_nonfinite: the first of them, counted from 1 at the run's start; ``None`` where there is none.
         lowest_scale: lowest loss scale of the interval; infinite without a scaler.
+        waited_s: seconds that the host spent on getting batches.
     """
 
     loss_sum: float
     num_nonfinite: int
     first_nonfinite: int | None
     lowest_scale: float
+    waited_s: float = 0.0
 
 
 class Tally:
@@ -65,6 +67,8 @@ class Tally:
     Args:
         device: of the losses.
         step: steps of the run before the interval.
+
+    ``waited_s`` are the seconds that the host spent on getting the interval's batches, added by the loop.
     """
 
     def __init__(self, device: torch.device, step: int = 0) -> None:
@@ -72,6 +76,7 @@ class Tally:
         self._pending: list[tuple[torch.Tensor, torch.Tensor | None]] = []
         self._taken: torch.Tensor | None = None
         self._lowest_scale: torch.Tensor | None = None
+        self.waited_s = 0.0
 
     def add(self, loss: torch.Tensor, skipped: torch.Tensor | None = None, scale: torch.Tensor | None = None) -> None:
         """Takes a step's loss.
@@ -99,6 +104,7 @@ class Tally:
             int(num) + len(bad),
             int(first) if first < _NEVER else next(iter(bad), None),
             math.inf if self._lowest_scale is None else float(self._lowest_scale),
+            self.waited_s,
         )
 
     def _take(self) -> None:
@@ -129,11 +135,13 @@ class Tally:
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain data; the pending losses as they are."""
         pending = {"losses": self._losses(), "skipped": self._skipped()} if self._pending else None
-        return {"step": self._step, "taken": self._taken, "lowest_scale": self._lowest_scale, "pending": pending}
+        kept = {"step": self._step, "taken": self._taken, "lowest_scale": self._lowest_scale, "pending": pending}
+        return {**kept, "waited_s": self.waited_s}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes up what :meth:`state_dict` gave."""
         self._step, self._taken, self._lowest_scale = state["step"], state["taken"], state["lowest_scale"]
+        self.waited_s = state.get("waited_s", 0.0)  # which states of earlier versions lack
         if self._taken is not None:
             self._taken = self._taken.to(self._device)
         if self._lowest_scale is not None:

@@ -32,6 +32,10 @@ class Task:
         collate: as ``DataLoader``'s ``collate_fn``.
         lengths: one number per training item; batches are then made of items of similar length.
         param_groups: ``model -> `` the optimizer's parameter groups.
+        num_workers: processes that draw items ahead of training, for data sets that read or decode files; what items
+            draw at random then depends on seed, epoch and index alone. They need CPUs of the trial's, so that on a CPU
+            they compete with the training itself. 0, the default, draws a batch when it is wanted, in the trial's own
+            process: as fast for what is in memory.
     """
 
     model: nn.Module
@@ -42,6 +46,7 @@ class Task:
     collate: Callable[[list[Any]], Batch] | None = None
     lengths: Sequence[int] | None = None
     param_groups: Callable[[nn.Module], Iterable[Any]] | None = None
+    num_workers: int = 0
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, nn.Module):
@@ -56,3 +61,5 @@ class Task:
             raise ValueError("metrics must not hold the name 'loss': val_loss is the loss itself; choose another name")
         if self.lengths is not None and len(self.lengths) != len(self.train_set):  # type: ignore[arg-type]
             raise ValueError(f"lengths must hold one number per training item, got {len(self.lengths)}")
+        if isinstance(self.num_workers, bool) or not isinstance(self.num_workers, int) or self.num_workers < 0:
+            raise ValueError(f"num_workers must be a whole number of at least 0, got {self.num_workers!r}")

@@ -30,6 +30,7 @@ from trainables.precision import device_name, lookup, unsupported_reason
 from trainables.report import TrialReport
 from trainables.spec import STATE_FILE, WEIGHTS_FILE, TrialSpec
 from trainables.state import read_state
+from trainables.stopping import enough
 from trainables.tally import Before
 
 
@@ -186,22 +187,33 @@ class Trial:
             progress = self._train_until(loop, report.step + num_steps, saver)
             values, examples = evaluator.evaluate()
             self._fill(loop, observation, progress, values)
-            fault = None if progress.has_collapsed else read_state(loop).fault(loop.precision)
-            if fault is not None:
-                report.effective_precision = None
-            elif report.status_reason is None and loop.step >= total:
-                fault = self._look_again(loop, observation)
-            if fault is not None:
-                report.status, report.status_reason = "precision_mismatch", f"by step {loop.step}, {fault}"
-            elif report.status_reason is not None:
-                report.status = "diverged"
-            elif loop.step >= total:
-                report.status = "completed"
+            self._judge(loop, observation, progress, values, is_spent=loop.step >= total)
+            if report.status == "completed":
                 report.examples = examples.get(spec.examples_of or "")
                 report.checkpoint = self._keep_weights(loop, values)
             yield
             if report.is_last:
                 return
+
+    def _judge(
+        self, loop: Loop, observation: Observation, progress: Progress, values: Mapping[str, float], is_spent: bool
+    ) -> None:
+        """Sets the status where the trial ends with this report."""
+        report = self._report
+        fault = None if progress.has_collapsed else read_state(loop).fault(loop.precision)
+        enough_for = None
+        if fault is not None:
+            report.effective_precision = None
+        elif report.status_reason is None:
+            enough_for = None if is_spent else self._enough(values)
+            if is_spent or enough_for is not None:
+                fault = self._look_again(loop, observation)
+        if fault is not None:
+            report.status, report.status_reason = "precision_mismatch", f"by step {loop.step}, {fault}"
+        elif report.status_reason is not None:
+            report.status = "diverged"
+        elif is_spent or enough_for is not None:
+            report.status, report.status_reason = "completed", enough_for
 
     def _look_again(self, loop: Loop, observation: Observation) -> str | None:
         """Why what a step computes in by now is not its precision, in a clause; takes over what it is."""
@@ -239,11 +251,18 @@ class Trial:
         before = Before(report.step, report.applied_steps)
         fill(report, loop, progress, values)
         self._step_times.append(self._elapsed_s / (report.step - before.step))
-        fill_times(report, self._elapsed_s, self._step_times, before, loop)
+        fill_times(report, self._elapsed_s, progress.waited_s, self._step_times, before, loop)
         self._elapsed_s = 0.0
         report.peak_memory_bytes = peak_memory_bytes(loop.model, loop.optimizer, observation.activations, loop.device)
         report.peak_reserved_bytes = peak_reserved_bytes(loop.device)
         report.status_reason = divergence(progress, values, report.skipped_steps)
+
+    def _enough(self, values: Mapping[str, float]) -> str | None:
+        """Why the trial ends before its budget is spent; ``None`` where it goes on."""
+        if self._spec.stopping is None:
+            return None
+        curve = [*(report["metrics"] for report in self._past), values]
+        return enough(self._spec.stopping, curve, self._report.step)
 
     def _keep_weights(self, loop: Loop, values: Mapping[str, float]) -> str | None:
         """Where the final weights were written: nowhere if a better trial's are kept already."""

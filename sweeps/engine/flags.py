@@ -11,11 +11,10 @@ from typing import Any, NoReturn
 
 from sweeps.engine.fields import BUDGET, CONFIRM, HYPERPARAMETERS, RESOURCES, TRIED, WHERE
 from sweeps.engine.hyperparameter_flags import add_hyperparameters, flag_of
-from sweeps.engine.readers import READERS, read_parameter
+from sweeps.engine.readers import PAIR_READERS, READERS
 from sweeps.engine.sweep import Confirm, Sweep
 from sweeps.engine.task_field import task_name
 from sweeps.search.checks import SweepError, did_you_mean, refuse
-from sweeps.search.domains import Domain, Scalar
 from trainables.hyperparameters import RESERVED
 
 GROUPS = (TRIED, HYPERPARAMETERS, BUDGET, CONFIRM, RESOURCES, WHERE)
@@ -35,7 +34,10 @@ _REWRITTEN = (
 )
 """What argparse says, as patterns, and the same in the words of the other errors."""
 
-SEARCH_ONLY = ("num_trials", "scheduler", "grace_period", "reduction_factor", "searcher", "confirm_top_k")
+SEARCH_ONLY = (
+    *("num_trials", "scheduler", "grace_period", "reduction_factor", "searcher", "confirm_top_k"),
+    *("stop_at", "patience", "min_delta"),
+)
 """Fields that say nothing where nothing is searched."""
 
 _HIGHEST_WIDTH = 110
@@ -183,7 +185,7 @@ def _flags(sweep: Sweep | None) -> Iterator[_Flag]:
 
 def _kind(name: str, hint: Any) -> type:
     """The type by which a flag's text is read: dict, tuple, bool, int, float or str."""
-    if name == "space":
+    if name in PAIR_READERS:
         return dict
     for kind in (typing.get_origin(hint) or hint, *typing.get_args(hint)):
         if kind in (tuple, bool, int, float, str):
@@ -197,8 +199,9 @@ def _add(group: Any, flag: _Flag) -> None:
     if flag.kind is bool:
         group.add_argument(flag.name, dest=flag.field, action="store_true", help=help_text)
     elif flag.kind is dict:
+        reader: Any = PAIR_READERS[flag.field]
         group.add_argument(
-            flag.name, dest=flag.field, action="append", type=read_parameter, metavar=flag.metavar, help=help_text
+            flag.name, dest=flag.field, action="append", type=reader, metavar=flag.metavar, help=help_text
         )
     else:
         reader = READERS[flag.kind]
@@ -254,7 +257,10 @@ def _apply(sweep: Sweep, given: Mapping[str, Any]) -> Sweep:
     values = dict(given)
     confirm = {name.removeprefix("confirm_"): values.pop(name) for name in given if name.startswith("confirm_")}
     if "space" in values:
-        values["space"] = {**sweep.space, **_once(values["space"])}
+        remedy = "for several values write {}=choice:A,B"
+        values["space"] = {**sweep.space, **_once("space", "hyperparameter", values["space"], remedy)}
+    if "stop_at" in values:
+        values["stop_at"] = {**(sweep.stop_at or {}), **_once("stop_at", "metric", values["stop_at"], "give {} one")}
     if "max_epochs" in values:
         values = {"max_steps": None, "report_every_steps": None, **values}
     elif "max_steps" in values:
@@ -264,15 +270,15 @@ def _apply(sweep: Sweep, given: Mapping[str, Any]) -> Sweep:
     return dataclasses.replace(sweep, **values)
 
 
-def _once(parameters: Sequence[tuple[str, Domain | Scalar]]) -> dict[str, Domain | Scalar]:
-    """The parameters by name; two of one name are rather a mistake than a change of mind."""
-    space: dict[str, Domain | Scalar] = {}
-    for name, value in parameters:
-        if name in space:
-            given = f"{name}={space[name]} {name}={value}"
-            refuse("space", "must name each hyperparameter once", given, f"for several values write {name}=choice:A,B")
-        space[name] = value
-    return space
+def _once(field: str, what: str, pairs: Sequence[tuple[str, Any]], remedy: str) -> dict[str, Any]:
+    """Values by name; two of one name are rather a mistake than a change of mind."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            given = f"{name}={found[name]} {name}={value}"
+            refuse(field, f"must name each {what} once", given, remedy.format(name))
+        found[name] = value
+    return found
 
 
 def naming_flags(message: str) -> str:

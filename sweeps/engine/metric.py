@@ -5,6 +5,7 @@ from typing import Literal
 
 from sweeps.engine.sweep import Sweep
 from sweeps.search.checks import one_of, refuse
+from trainables.stopping import Stopping
 
 HIGHER_IS_BETTER = ("accuracy", "auc", "auroc", "bleu", "f1", "precision", "r2", "recall", "rouge")
 LOWER_IS_BETTER = ("error", "loss", "mae", "mse", "perplexity", "rmse", "wer")
@@ -19,13 +20,42 @@ def metric_and_mode(sweep: Sweep, task_metrics: Sequence[str]) -> tuple[str, Lit
         task_metrics: columns of the task's own metrics, in its order, e.g. ``["val_accuracy"]``.
 
     Raises:
-        SweepError: the task does not have the metric that the sweep names, or its direction is not known.
+        SweepError: the task does not have the metric that the sweep names, or its direction is not known; the same of
+            those that runs stop at.
     """
     known = [*task_metrics, "val_loss"]
     metric = known[0] if sweep.metric is None else one_of("metric", sweep.metric, known)
-    name = metric.removeprefix("val_")
-    if sweep.mode is not None:
-        return metric, sweep.mode
-    if name not in HIGHER_IS_BETTER + LOWER_IS_BETTER:
+    mode = sweep.mode or _usual_mode(metric)
+    if mode is None:
         refuse("mode", f"must be given for the metric {metric}", None, "say max or min: which of its values is better")
-    return metric, "max" if name in HIGHER_IS_BETTER else "min"
+    stopping(sweep, metric, mode, known)
+    return metric, mode
+
+
+def _usual_mode(metric: str) -> Literal["max", "min"] | None:
+    name = metric.removeprefix("val_")
+    return "max" if name in HIGHER_IS_BETTER else "min" if name in LOWER_IS_BETTER else None
+
+
+def stopping(sweep: Sweep, metric: str, mode: Literal["max", "min"], known: Sequence[str] = ()) -> Stopping | None:
+    """When runs of the search end before their budget; ``None`` where the sweep says nothing of it.
+
+    Args:
+        sweep: its ``stop_at``, ``patience`` and ``min_delta``.
+        metric, mode: what trials are ranked by.
+        known: columns of the task's metrics, ``val_loss`` among them; empty where they were checked before.
+
+    Raises:
+        SweepError: the task does not have a metric to stop at, or which of its values is better is not known.
+    """
+    if sweep.stop_at is None and sweep.patience is None:
+        return None
+    targets: dict[str, tuple[float, Literal["max", "min"]]] = {}
+    for name, value in (sweep.stop_at or {}).items():
+        if known:
+            one_of("stop_at", name, known)
+        way = mode if name == metric else _usual_mode(name)
+        if way is None:
+            refuse("stop_at", f"needs to know which way {name} is better", None, "rank by it, with metric and mode")
+        targets[name] = (value, way)
+    return Stopping(metric, mode, targets, sweep.patience, sweep.min_delta)

@@ -59,6 +59,23 @@ def read_parameter(written: str) -> tuple[str, Domain | Scalar]:
         raise argparse.ArgumentTypeError(f"{name.strip()}: {error}") from None
 
 
+def read_target(written: str) -> tuple[str, float]:
+    """The metric that was written, with its value.
+
+    Raises:
+        ArgumentTypeError: it cannot be read so.
+    """
+    name, _, value = written.partition("=")
+    try:
+        return name.strip(), float(value)
+    except ValueError:
+        remedy = "for example val_accuracy=0.95"
+        raise argparse.ArgumentTypeError(f"must be NAME=NUMBER, got {written!r}; {remedy}") from None
+
+
+PAIR_READERS: Mapping[str, Callable[[str], tuple[str, object]]] = {"space": read_parameter, "stop_at": read_target}
+"""Readers of the flags that give a name and a value, and may be repeated, by field."""
+
 READERS: Mapping[type, Callable[[str], object]] = {
     int: read_whole,
     float: read_number,

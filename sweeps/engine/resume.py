@@ -31,11 +31,18 @@ SAME = (
     "reduction_factor",
     "searcher",
     "points",
+    "stop_at",
+    "patience",
+    "min_delta",
     "seed",
     "route",
     "compile",
 )
 """What must be the same for a run to go on; resources, storage, the last stage and more confirming seeds may change."""
+
+
+LAST = 2**62
+"""The number of a completed trial's last report: it counts at every rung, whatever it came to; see :class:`Asha`."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,8 @@ class Past:
         metric, mode: what trials are ranked by, once the probe has finished.
         ended: ids of the trials that need not run again.
         searched: trials of the search by id: their rows.
-        reports: of the search, in their order: precision, trial id, number of the report from 1, metric.
+        reports: of the search, in their order: precision, trial id, number of the report from 1 (:data:`LAST` where a
+            trial completed with it), metric.
         timed: ids of the blocks that have been timed.
         begun: ids of the trials that have begun.
         steps: trial -> the step of its last report.
@@ -160,7 +168,7 @@ def task_digest(source: TaskSource) -> dict[str, str]:
 
 
 def _check_same(recorded: Mapping[str, Any], declared: Mapping[str, Any]) -> None:
-    recorded = {"compile": False, **recorded}  # which runs of earlier versions do not say
+    recorded = {"compile": False, "min_delta": 0.0, **recorded}  # which runs of earlier versions do not say
     for name in SAME:
         if recorded.get(name) != declared.get(name):
             condition = f"must be as in the run that goes on ({json.dumps(recorded.get(name))})"
@@ -202,8 +210,8 @@ def _numbered(recorded: "Recorded", metric: str) -> list[tuple[str, str, int, fl
         steps.add(key)
         seen[report["trial_id"]] += 1
         value = report.get(metric)
-        precision = recorded.trials[report["trial_id"]]["precision"]
-        reports.append(
-            (precision, report["trial_id"], seen[report["trial_id"]], float("nan") if value is None else value)
-        )
+        trial = recorded.trials[report["trial_id"]]
+        has_completed = trial["status"] == "completed" and report["step"] == trial.get("steps")
+        number = LAST if has_completed else seen[report["trial_id"]]
+        reports.append((trial["precision"], report["trial_id"], number, float("nan") if value is None else value))
     return reports

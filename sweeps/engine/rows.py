@@ -77,6 +77,7 @@ _SAME = (
     "samples_per_s",
     "steps_per_s",
     "applied_steps_per_s",
+    "data_wait_share",
     "loss_scale",
     "route",
     "compiled",
@@ -112,6 +113,7 @@ def reported(stage: Stage, report: Mapping[str, Any]) -> Row:
         "samples_per_s": report["interval_samples_per_s"],
         "steps_per_s": report["interval_steps_per_s"],
         "applied_steps_per_s": report["interval_applied_steps_per_s"],
+        "data_wait_share": report["interval_data_wait_share"],
     }
 
 

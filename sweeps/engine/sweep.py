@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from sweeps.engine.confirm_fields import Confirm
 from sweeps.engine.fields import BUDGET, CONFIRM, RESOURCES, TRIED, WHERE, about, documented, option, set_fields
+from sweeps.engine.stop_fields import check_stopping
 from sweeps.engine.task_field import check_task, task_name
 from sweeps.search.checks import (
     LEAST_SHARE,
@@ -79,6 +80,11 @@ class Sweep:
     max_epochs: int | None = option(None, BUDGET, "epochs of a full run; 10 unless max_steps is given", "N")
     max_steps: int | None = option(None, BUDGET, "optimizer steps of a full run, instead of max_epochs", "N")
     report_every_steps: int | None = option(None, BUDGET, "steps between reports; else a tenth of max_steps", "N")
+    stop_at: Mapping[str, float] | None = option(
+        None, BUDGET, "a metric's value that ends a run of the search, as val_accuracy=0.95; repeatable", "NAME=X"
+    )
+    patience: int | None = option(None, BUDGET, "reports without a better metric that end a run of the search", "N")
+    min_delta: float = option(0.0, BUDGET, "how much better it must be for patience to count it", "X")
     scheduler: str | object = option(
         "asha",
         TRIED,
@@ -124,7 +130,7 @@ class Sweep:
 
     def __post_init__(self) -> None:
         """Validates and normalizes the fields."""
-        set_fields(self, _check_names(self) | _check_counts(self) | _check_resources(self))
+        set_fields(self, _check_names(self) | _check_counts(self) | _check_resources(self) | check_stopping(self))
         _check_switches(self)
         _check_budget(self)
         _check_search(self)

@@ -12,6 +12,7 @@ from sweeps.engine.cluster import Resources
 from sweeps.engine.controller import run_trials
 from sweeps.engine.endings import Endings
 from sweeps.engine.failures import MAX_FAILURES, survive_memory_kills
+from sweeps.engine.metric import stopping
 from sweeps.engine.recorder import Recorder
 from sweeps.engine.sweep import Sweep
 from sweeps.engine.workers import Workers
@@ -48,8 +49,9 @@ def run_search(
     """
     checkpoints = endings.checkpoints
     cpus, gpus = resources.num_cpus, resources.num_gpus
+    early = stopping(sweep, checkpoints.metric, checkpoints.mode)
     template = TrialSpec(
-        "", source, {}, "", 0, sweep.budget, cpus, gpus, compile=sweep.compile, checkpoints=checkpoints
+        "", source, {}, "", 0, sweep.budget, cpus, gpus, compile=sweep.compile, checkpoints=checkpoints, stopping=early
     )
     search.template, search.routes, search.to_beat = template.to_dict(), routes, endings.to_beat
     scheduler = make_scheduler(sweep, checkpoints.metric, checkpoints.mode, sweep.max_reports)

@@ -13,12 +13,16 @@ from sweeps.search.successive_halving import SuccessiveHalving
 TIME = "training_iteration"
 """The key of a result that counts reports."""
 
+STATUS = "report/status"
+"""The key of a result that holds a trial's status."""
+
 
 class Asha(FIFOScheduler):
     """Stops trials by asynchronous successive halving among the trials of the same precision.
 
     A result without the metric counts as NaN. Trials at ``max_t`` are left to end by themselves, so that only a trial
-    that lost a rung is stopped.
+    that lost a rung is stopped. One that completed before, since it had reached its target or a plateau, counts at the
+    rungs that it did not come to with what it had: others have to match it there.
 
     Args:
         rule: decides who goes on.
@@ -74,6 +78,7 @@ class Asha(FIFOScheduler):
             return True
         spec = trial.config["spec"]
         value = result.get(self._metric)
+        time = max(result[TIME], *self.rule.rungs) if result.get(STATUS) == "completed" else result[TIME]
         # The sweep's own trial id, unlike Tune's, survives a resume.
         trial_id = spec.get("trial_id", trial.trial_id)
-        return self.rule.report(spec["precision"], trial_id, result[TIME], math.nan if value is None else float(value))
+        return self.rule.report(spec["precision"], trial_id, time, math.nan if value is None else float(value))

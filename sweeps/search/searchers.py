@@ -9,6 +9,7 @@ from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
 from analysis.schema import UNFINISHED
+from sweeps.search.asha import STATUS
 from sweeps.search.checks import SweepError
 from sweeps.search.new_searcher import new_searcher
 from sweeps.search.plan import PlannedTrial, follows_results, plan_search, recorded_trial, search_id, search_trial
@@ -229,7 +230,7 @@ def make_search(sweep: "Sweep", precisions: Sequence[str], ranks: Checkpoints, p
 
 def _is_sound(result: Mapping[str, Any]) -> bool:
     """Whether a result that Tune passes on is that of a trial that has not failed."""
-    return result.get("report/status") in ("running", "completed")
+    return result.get(STATUS) in ("running", "completed")
 
 
 def _left(precisions: Sequence[str], num_trials: int, past: Rows) -> dict[str, deque[int]]:

@@ -59,6 +59,15 @@ def test_the_target_is_the_baselines_median_end_less_the_margin(tmp_path):
     assert ratio(tmp_path / "below", *(block(n, base, curve(1, 0.909)) for n, base in enumerate(bases))) == 0.0
 
 
+def test_a_target_that_the_sweep_states_takes_the_place_of_the_baselines_end(tmp_path):
+    # By their ends they need 4 and 1 reports; 0.95 the arm reaches with its third, the baseline with its sixth.
+    blocks = [block(n, [0.5] * 3 + [0.91] * 2 + [0.95], [0.94] * 2 + [0.96] * 4) for n in range(2)]
+    assert ratio(tmp_path / "own", *blocks) == pytest.approx(2 * 6)
+    assert ratio(tmp_path / "stated", *blocks, stop_at={"val_accuracy": 0.95}) == pytest.approx(2 * 6 / 3)
+    assert ratio(tmp_path / "another", *blocks, stop_at={"val_loss": 0.1}) == pytest.approx(2 * 6)
+    assert math.isnan(ratio(tmp_path / "never", *blocks, stop_at={"val_accuracy": 0.99}))
+
+
 def test_a_miss_stays_in(tmp_path):
     miss, hit = curve(1, 0.5), curve(3)
     one = [block(0, hit, miss), block(1, hit, hit), block(2, hit, hit)]

@@ -6,6 +6,7 @@ import ray
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
+from sweeps.engine.resume import LAST
 from sweeps.search.asha import Asha
 from sweeps.search.successive_halving import SuccessiveHalving
 
@@ -68,6 +69,21 @@ def test_a_last_result_that_only_completes_is_recorded() -> None:
     scheduler = asha()
     scheduler.on_trial_complete(None, trial("fp32", "a"), result(1, val_accuracy=0.9))
     assert scheduler.on_trial_result(None, trial("fp32", "b"), result(1, val_accuracy=0.8)) == STOP
+
+
+def test_a_trial_that_had_enough_counts_at_the_rungs_that_it_did_not_come_to() -> None:
+    """It reached 0.9 with its second report; at rung 3 a trial with 0.8 is then no better than second of two."""
+    ended = result(2, val_accuracy=0.9) | {"report/status": "completed"}
+    for status, decision in (("completed", STOP), ("diverged", CONTINUE)):
+        scheduler, early, late = asha(), trial("fp32", "a"), trial("fp32", "b")
+        assert scheduler.on_trial_result(None, late, result(1, val_accuracy=0.5)) == CONTINUE
+        assert scheduler.on_trial_result(None, early, result(1, val_accuracy=0.6)) == CONTINUE
+        scheduler.on_trial_complete(None, early, ended | {"report/status": status})
+        assert scheduler.rule.num_recorded("fp32") == [2, int(status == "completed")]
+        assert scheduler.on_trial_result(None, late, result(3, val_accuracy=0.8)) == decision
+    replayed = asha()
+    replayed.replay([("fp32", "b", 1, 0.5), ("fp32", "a", 1, 0.6), ("fp32", "a", LAST, 0.9)])
+    assert replayed.on_trial_result(None, late, result(3, val_accuracy=0.8)) == STOP
 
 
 def test_a_resumed_trial_is_known_by_the_sweeps_id() -> None:

@@ -32,6 +32,9 @@ CASES: list[tuple[str, str, Any]] = [
     ("max_steps", "--max-steps 30", 30),
     ("report_every_steps", "--max-steps 30 --report-every-steps 3", 3),
     ("scheduler", "--scheduler fifo", "fifo"),
+    ("stop_at", "--stop-at val_accuracy=0.95 --stop-at val_loss=1e-2", {"val_accuracy": 0.95, "val_loss": 0.01}),
+    ("patience", "--patience 3", 3),
+    ("min_delta", "--patience 3 --min-delta 0.001", 0.001),
     ("grace_period", "--grace-period 2", 2),
     ("reduction_factor", "--reduction-factor 4", 4),
     ("searcher", "--searcher random", "random"),
@@ -62,7 +65,7 @@ def test_a_flag_sets_its_field_and_no_other(field: str, flags: str, expected: ob
     parsed = parse(SCRIPT, flags.split())
     assert getattr(parsed, field) == expected
     budget = {"max_epochs", "max_steps", "report_every_steps"}
-    touched = budget if field in budget else {field}
+    touched = budget if field in budget else {"patience", "min_delta"} if field == "min_delta" else {field}
     for other in dataclasses.fields(Sweep):
         if other.name not in touched:
             assert getattr(parsed, other.name) == getattr(SCRIPT, other.name)
@@ -93,6 +96,11 @@ def test_of_a_flag_given_twice_the_later_counts() -> None:
 
 def test_a_constant_may_hold_an_equals_sign() -> None:
     assert parse(SCRIPT, ["--space", "note=a=b"]).space["note"] == "a=b"
+
+
+def test_targets_merge_by_name_and_are_given_once() -> None:
+    script = parse(SCRIPT, ["--stop-at", "val_accuracy=0.9", "--stop-at", "val_loss=0.1"])
+    assert parse(script, ["--stop-at", "val_loss=0.2"]).stop_at == {"val_accuracy": 0.9, "val_loss": 0.2}
 
 
 def test_one_budget_replaces_the_other() -> None:

@@ -3,7 +3,8 @@
 import pytest
 
 from sweeps import Sweep, SweepError
-from sweeps.engine.metric import metric_and_mode
+from sweeps.engine.metric import metric_and_mode, stopping
+from trainables.stopping import Stopping
 
 
 def declare(**changes: object) -> Sweep:
@@ -33,3 +34,24 @@ def test_a_metric_that_the_task_lacks_is_refused() -> None:
 def test_a_direction_is_not_guessed() -> None:
     with pytest.raises(SweepError, match=r"^mode: must be given for the metric val_mse_log"):
         metric_and_mode(declare(), ["val_mse_log"])
+
+
+def test_each_target_is_reached_its_own_way() -> None:
+    sweep = declare(stop_at={"val_own": 3, "val_loss": 0.1, "val_f1": 0.9}, patience=2, min_delta=0.5)
+    targets = {"val_own": (3.0, "min"), "val_loss": (0.1, "min"), "val_f1": (0.9, "max")}
+    assert stopping(sweep, "val_own", "min") == Stopping("val_own", "min", targets, 2, 0.5)
+    assert stopping(declare(patience=4), "val_f1", "max") == Stopping("val_f1", "max", {}, 4)
+    assert stopping(declare(), "val_f1", "max") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("val_acc", r"^stop_at: must be a known name, got 'val_acc'; did you mean 'val_accuracy'"),
+        ("val_own", r"^stop_at: needs to know which way val_own is better, got None; rank by it"),
+    ],
+)
+def test_a_target_that_cannot_be_is_refused_once_the_metrics_are_known(name: str, error: str) -> None:
+    sweep = declare(stop_at={name: 1.0})
+    with pytest.raises(SweepError, match=error):
+        metric_and_mode(sweep, ["val_accuracy", "val_own"])

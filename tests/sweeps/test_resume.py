@@ -15,7 +15,7 @@ import pytest
 
 from analysis import load
 from sweeps import Confirm, Sweep, SweepError, choice, loguniform, run
-from sweeps.engine.resume import find_run, read_past
+from sweeps.engine.resume import LAST, find_run, read_past
 from sweeps.engine.stages import KEPT
 from trainables.loading import find_task
 
@@ -62,7 +62,7 @@ def declared(storage: Path, **changes: object) -> Sweep:
     return Sweep(**{**known, **changes})
 
 
-RATES = ["samples_per_s", "steps_per_s", "applied_steps_per_s"]
+RATES = ["samples_per_s", "steps_per_s", "applied_steps_per_s", "data_wait_share"]
 TIMES = ["train_s", "wall_s", "step_ms", *RATES, "started_at", "ended_at"]
 """Columns that depend on when a trial ran."""
 
@@ -264,6 +264,9 @@ def test_a_journal_with_a_line_that_lacks_something_is_refused_in_one_line(finis
         ({"seed": 1}, "seed"),
         ({"route": "auto"}, "route"),
         ({"compile": True}, "compile"),
+        ({"stop_at": {"val_accuracy": 0.9}}, "stop_at"),
+        ({"patience": 3}, "patience"),
+        ({"patience": 2, "min_delta": 0.1}, "patience"),
         ({"metric": "val_loss"}, "metric"),
         ({"confirm": Confirm(num_seeds=2, margin=0.5)}, "confirm.margin"),
         ({"confirm": Confirm(num_seeds=2, target_speedup=1.1)}, "confirm.target_speedup"),
@@ -276,10 +279,20 @@ def test_another_sweep_does_not_go_on(finished: Path, changes: dict, field: str)
     assert "\n" not in str(refused.value)
 
 
-def test_a_run_of_an_earlier_version_says_nothing_of_compiling_and_goes_on(finished: Path, tmp_path: Path):
+def test_a_trial_that_completed_counts_at_every_rung(finished: Path):
+    with (finished / "first" / "journal" / "z-0.jsonl").open("w") as file:
+        row = {"kind": "trial", "trial_id": "search-0001-fp32", "status": "completed", "steps": 44}
+        file.write(json.dumps(row) + "\n")
+    sweep = declared(finished)
+    past = read_past(finished / "first", sweep, find_task(sweep.task))
+    assert [t for _, trial_id, t, _ in past.reports if trial_id == "search-0001-fp32"] == [1, LAST]
+
+
+def test_a_run_of_an_earlier_version_says_nothing_of_what_is_new_and_goes_on(finished: Path, tmp_path: Path):
     folder = Path(shutil.copytree(finished / "first", tmp_path / "earlier"))
     recorded = json.loads((folder / "sweep.json").read_text())
-    del recorded["compile"]
+    for name in ("compile", "stop_at", "patience", "min_delta"):
+        del recorded[name]
     (folder / "sweep.json").write_text(json.dumps(recorded))
     sweep = declared(finished, confirm=Confirm(num_seeds=8))
     assert read_past(folder, sweep, find_task(sweep.task)).ended

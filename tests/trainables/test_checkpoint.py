@@ -74,6 +74,8 @@ TIMES = (
     "interval_samples_per_s",
     "interval_steps_per_s",
     "interval_applied_steps_per_s",
+    "data_wait_share",
+    "interval_data_wait_share",
 )
 
 
