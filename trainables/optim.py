@@ -39,11 +39,36 @@ def make_optimizer(task: Task, hyper: Hyperparameters) -> Optimizer:
     groups = task.param_groups(task.model) if task.param_groups else _trainable(task.model)
     rate = hyper.learning_rate
     if hyper.optimizer == "sgd":
-        # Never fused: that kernel spoils the momentum in steps that the loss scaler skips, and on the CPU it leaves
-        # BF16 parameters where they are (pytorch#191763).
-        return _EagerSGD(groups, lr=rate, momentum=0.9, weight_decay=hyper.weight_decay)
+        # Fused, it need not wait for the device to learn whether the scaler skips a step. On the CPU that kernel leaves
+        # BF16 parameters where they are (pytorch#191763), so it takes nothing but FP32's on CUDA; no sparse gradients.
+        fused = all(p.is_cuda and p.dtype is torch.float32 for p in task.model.parameters())
+        fused = fused and not any(getattr(module, "sparse", False) for module in task.model.modules())
+        return make_sgd(groups, rate, hyper.weight_decay, fused)
     kind = _EagerAdamW if hyper.optimizer == "adamw" else _EagerAdam
     return kind(groups, lr=rate, weight_decay=hyper.weight_decay, fused=True)
+
+
+def make_sgd(groups: Any, rate: float, weight_decay: float, fused: bool) -> Optimizer:
+    """SGD with momentum 0.9.
+
+    Args:
+        groups: parameter groups, or parameters.
+        rate, weight_decay: as of PyTorch's.
+        fused: in one kernel, which skips a step that the loss scaler calls off, without the host's knowing of it.
+    """
+    optimizer = _EagerSGD(groups, lr=rate, momentum=0.9, weight_decay=weight_decay, fused=fused or None)
+    if fused:
+        optimizer.register_step_pre_hook(_begin_momentum)
+    return optimizer
+
+
+def _begin_momentum(optimizer: Optimizer, *_: Any) -> None:
+    """Momentum from 0, which comes to the same; PyTorch leaves it uninitialised where the first step is skipped."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            state = optimizer.state[parameter]
+            if parameter.grad is not None and state.get("momentum_buffer") is None:
+                state["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 _Kind = TypeVar("_Kind", bound=Optimizer)

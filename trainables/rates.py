@@ -132,7 +132,10 @@ def make_product(name: str, size: int, device: torch.device) -> Callable[[], tor
         left8, right8 = left.to(torch.float8_e4m3fn), right.t().contiguous().to(torch.float8_e4m3fn).t()
         one = torch.ones((), device=device)
         result = torch.empty(size, size, dtype=torch.bfloat16, device=device)
-        return lambda: torch._scaled_mm(left8, right8, scale_a=one, scale_b=one, out_dtype=torch.bfloat16, out=result)
+        # Sums are kept as short as in torchao's forward products; those of its backward with one scale are longer.
+        return lambda: torch._scaled_mm(
+            left8, right8, scale_a=one, scale_b=one, out_dtype=torch.bfloat16, out=result, use_fast_accum=True
+        )
     dtype = torch.float32 if name == "tf32" else getattr(torch, FORMATS[name])
     left, right = left.to(dtype), right.to(dtype)
     result = torch.empty(size, size, dtype=dtype, device=device)

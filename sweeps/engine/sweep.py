@@ -279,3 +279,8 @@ def _check_confirm(sweep: Sweep) -> None:
     if sweep.stage == "confirm" and len(sweep.precisions) < 2:
         remedy = 'add one such as bf16-mixed, or stop before with stage="search"'
         refuse("precisions", "confirm compares at least two precisions", ",".join(sweep.precisions), remedy)
+    compiled = [name for name in sweep.precisions if LADDER[name].needs_compile]
+    if sweep.stage == "confirm" and compiled and not sweep.compile:
+        # Its baseline would run eagerly, and every verdict of it be INVALID in the end.
+        remedy = f'set compile, leave {" and ".join(compiled)} out, or stop before with stage="search"'
+        refuse("compile", f"must be on where confirm compares {compiled[0]}, which is compiled", sweep.compile, remedy)

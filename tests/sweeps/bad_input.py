@@ -126,6 +126,8 @@ SCRIPT = [
     ("--seed -1", "--seed", "-1", "such as 0"),
     ("--seed 9223372036854775808", "--seed", "9223372036854775808", "such as 0"),
     ("--confirm-num-seeds 0", "--confirm-num-seeds", "0", "6 or more"),
+    ("--precisions fp32,fp8-rowwise", "--compile", "False", "leave fp8-rowwise out"),
+    ("--precisions tf32,fp8-tensorwise,fp8-rowwise", "--compile", "False", "set compile"),
     ("--confirm-top-k 0", "--confirm-top-k", "0", "1 confirms"),
     ("--confirm-target-speedup nan", "--confirm-target-speedup", "nan", "such as 1.5"),
     ("--confirm-margin -0.1", "--confirm-margin", "-0.1", "0.01 accepts"),

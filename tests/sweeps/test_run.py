@@ -36,7 +36,7 @@ def digits(ray_address: str, tmp_path_factory: pytest.TempPathFactory):
         name="tiny",
         task="trainables.tasks.digits:build",
         space={"learning_rate": loguniform(1e-3, 1e-2), "width": choice([4, 8])},
-        precisions=("bf16-mixed", "fp16-mixed", "fp8-rowwise", "fp32"),
+        precisions=("bf16-mixed", "fp16-mixed", "tf32", "fp32"),
         metric="val_accuracy",
         num_trials=8,
         max_epochs=4,
@@ -83,11 +83,11 @@ def test_asha_pruned_by_its_rungs(digits):
 def test_precisions_left_out_are_rows_with_a_reason(digits):
     _, results = digits
     probed = results.trials[results.trials["stage"] == "probe"].set_index("precision")
-    assert set(probed.index) == {"bf16-mixed", "fp16-mixed", "fp8-rowwise", "fp32"}
-    assert probed.loc["fp8-rowwise", "status"] == "unsupported"
-    assert probed.loc["fp8-rowwise", "status_reason"]
+    assert set(probed.index) == {"bf16-mixed", "fp16-mixed", "tf32", "fp32"}
+    assert probed.loc["tf32", "status"] == "unsupported"
+    assert probed.loc["tf32", "status_reason"]
     assert probed.loc["fp32", "status"] == "completed"
-    assert "fp8-rowwise" not in set(results.trials[results.trials["stage"] != "probe"]["precision"])
+    assert "tf32" not in set(results.trials[results.trials["stage"] != "probe"]["precision"])
 
 
 def test_confirm_pairs_every_winner_in_every_precision(digits):
