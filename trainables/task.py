@@ -31,6 +31,7 @@ class Task:
         collate: as ``DataLoader``'s ``collate_fn``.
         lengths: one number per training item; batches are then made of items of similar length.
         param_groups: ``model -> `` the optimizer's parameter groups.
+        remarks: what a user should know of how it was built, a sentence each, as that texts were truncated.
     """
 
     model: nn.Module
@@ -41,6 +42,7 @@ class Task:
     collate: Callable[[list[Any]], Batch] | None = None
     lengths: Sequence[int] | None = None
     param_groups: Callable[[nn.Module], Iterable[Any]] | None = None
+    remarks: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, nn.Module):
