@@ -52,4 +52,6 @@ def check_vocabulary(model: nn.Module, tokenizer: Any, *found: Tokens) -> None:
     highest = max(int(tokens.ids.max()) for tokens in found)
     if size is not None and highest >= size:
         condition = f"must know all of its tokenizer's tokens, but has {size:,} and not"
-        refuse("model", condition, f"token {highest:,} of {type(tokenizer).__name__}", "take the tokenizer of the model")
+        refuse(
+            "model", condition, f"token {highest:,} of {type(tokenizer).__name__}", "take the tokenizer of the model"
+        )
