@@ -24,7 +24,7 @@ FILES: Mapping[str, Setting] = {
         is_text,
         True,
     ),
-    "val_file": Setting("validation data, as --train-file", "FILE", "text", is_text, True),
+    "val_file": Setting("validation data, as of --train-file", "FILE", "text", is_text, True),
     "text_column": Setting(
         "where texts stand: a name, or a number from 0; else found where there is no doubt",
         "COLUMN",
@@ -34,7 +34,9 @@ FILES: Mapping[str, Setting] = {
 }
 
 LABELS: Mapping[str, Setting] = {
-    "label_column": Setting("where labels stand, as --text-column", "COLUMN", "a name or a number from 0", _is_column),
+    "label_column": Setting(
+        "where labels stand, as of --text-column", "COLUMN", "a name or a number from 0", _is_column
+    ),
 }
 
 ADAPTATION: Mapping[str, Setting] = {
@@ -137,9 +139,9 @@ def check_config(config: Mapping[str, Any], settings: Mapping[str, Setting]) -> 
     for name, setting in settings.items():
         value = config.get(name)
         if value is None and setting.is_required:
-            refuse(name, "must be given", "nothing", f"it is {setting.about}")
+            refuse(name, "must be given", "nothing", f"give {setting.about}")
         if value is not None and not setting.holds(value):
-            refuse(name, f"must be {setting.condition}", repr(value), f"it is {setting.about}")
+            refuse(name, f"must be {setting.condition}", repr(value), "correct the configuration")
 
 
 def columns(config: Mapping[str, Any]) -> tuple[Column | None, Column | None]:
