@@ -9,8 +9,8 @@ from trainables.language.files import Column, read_whole, refuse
 from trainables.language.texts import read_texts
 
 PACKAGE = "http"
-"""The package of Python's library whose sources stand in for a user's text: two hundred kilobytes, the same for one version
-of Python."""
+"""The package of Python's library whose sources stand in for a user's text: two hundred kilobytes, which are the same
+wherever a version of Python is."""
 
 
 def read_documents(place: str, field: str, text_column: Column | None = None) -> Sequence[str]:
