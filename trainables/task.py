@@ -32,6 +32,8 @@ class Task:
         lengths: one number per training item; batches are then made of items of similar length.
         param_groups: ``model -> `` the optimizer's parameter groups.
         remarks: what a user should know of how it was built, a sentence each, as that texts were truncated.
+        losses: ``(outputs, batch) -> one loss per example``, whose mean over the validation set is ``val_loss``: arms
+            are then compared on it example by example. Without it ``val_loss`` is a mean of batches.
     """
 
     model: nn.Module
@@ -43,6 +45,7 @@ class Task:
     lengths: Sequence[int] | None = None
     param_groups: Callable[[nn.Module], Iterable[Any]] | None = None
     remarks: Sequence[str] = ()
+    losses: LossFunction | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, nn.Module):

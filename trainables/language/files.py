@@ -118,7 +118,16 @@ def read_table(place: str, field: str, asked: Collection[Column | None] = ()) ->
     return table
 
 
-def _decoded(place: str, field: str) -> str:
+def read_whole(place: str, field: str) -> str:
+    """The text of a file in UTF-8.
+
+    Args:
+        place: the file.
+        field: the hyperparameter that named it.
+
+    Raises:
+        TaskError: it cannot be read; with the line that is not UTF-8.
+    """
     try:
         content = Path(place).read_bytes()
         return content.decode("utf-8-sig")
@@ -141,7 +150,7 @@ def _read_tsv(place: str, field: str, asked: Collection[Column | None]) -> Table
 def _rows(place: str, field: str, **options: Any) -> Iterator[tuple[int, list[str]]]:
     """The line in which each row begins, and its cells; empty lines are left out."""
     csv.field_size_limit(sys.maxsize)
-    reader = csv.reader(io.StringIO(_decoded(place, field), newline=""), **options)
+    reader = csv.reader(io.StringIO(read_whole(place, field), newline=""), **options)
     width, line = 0, 1
     while True:
         try:
@@ -184,7 +193,7 @@ def _is_number(cell: str) -> bool:
 def _read_jsonl(place: str, field: str, asked: Collection[Column | None]) -> Table:
     """The first line's keys are the columns; where a later line lacks one its value is ``None``."""
     lines, rows = [], []
-    for number, written in enumerate(_decoded(place, field).split("\n"), 1):
+    for number, written in enumerate(read_whole(place, field).split("\n"), 1):
         if not written.strip():
             continue
         try:
@@ -212,7 +221,7 @@ def _read_parquet(place: str, field: str, asked: Collection[Column | None]) -> T
 
 
 def _read_text(place: str, field: str, asked: Collection[Column | None]) -> Table:
-    written = [line.rstrip("\r") for line in _decoded(place, field).split("\n")]
+    written = [line.rstrip("\r") for line in read_whole(place, field).split("\n")]
     lines = [number for number, line in enumerate(written, 1) if line.strip()]
     return Table(field, place, ("text",), ([written[number - 1] for number in lines],), True, lines)
 

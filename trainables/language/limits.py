@@ -4,8 +4,8 @@ from typing import Any
 
 from torch import nn
 
+from trainables.language.cache import Array
 from trainables.language.files import refuse
-from trainables.language.tokens import Tokens
 from trainables.outputs import vocabulary_size
 
 _UNLIMITED = 10**9
@@ -23,7 +23,7 @@ def most_tokens(asked: int | None, tokenizer: Any, model: nn.Module | None = Non
     Raises:
         TaskError: it leaves no room beside the tokenizer's own tokens.
     """
-    limits = [asked, tokenizer.model_max_length, None if model is None else _positions(model)]
+    limits = [asked, tokenizer.model_max_length, None if model is None else positions(model)]
     known = [limit for limit in limits if limit is not None and limit < _UNLIMITED]
     least = tokenizer.num_special_tokens_to_add() + 1
     if asked is not None and asked < least:
@@ -31,7 +31,7 @@ def most_tokens(asked: int | None, tokenizer: Any, model: nn.Module | None = Non
     return min(known, default=None)
 
 
-def _positions(model: nn.Module) -> int | None:
+def positions(model: nn.Module) -> int | None:
     """Tokens that the model has positions for; ``None`` where it counts none, or has no limit."""
     for name, module in model.named_modules():
         # Some begin to count behind the row of padding.
@@ -42,14 +42,14 @@ def _positions(model: nn.Module) -> int | None:
     return limit if isinstance(limit, int) and limit > 0 else None
 
 
-def check_vocabulary(model: nn.Module, tokenizer: Any, *found: Tokens) -> None:
+def check_vocabulary(model: nn.Module, tokenizer: Any, *ids: Array) -> None:
     """Refuses a tokenizer of another model.
 
     Raises:
         TaskError: it gave tokens that the model does not know.
     """
     size = vocabulary_size(model)
-    highest = max(int(tokens.ids.max()) for tokens in found)
+    highest = max(int(each.max()) for each in ids)
     if size is not None and highest >= size:
         condition = f"must know all of its tokenizer's tokens, but has {size:,} and not"
         refuse(

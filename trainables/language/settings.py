@@ -1,5 +1,6 @@
 """The hyperparameters of tasks on text: what they mean, and which values are valid. Torch-free."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -73,6 +74,56 @@ ADAPTATION: Mapping[str, Setting] = {
 
 TEXT_CLASSIFICATION: Mapping[str, Setting] = {**MODEL, **FILES, **LABELS, **ADAPTATION}
 """Hyperparameters of :func:`trainables.tasks.text_classification.build`."""
+
+
+_GENERATION_MODEL: Mapping[str, Setting] = {
+    "model": Setting(
+        "the pretrained model: a local folder, or a name on the hub; else a small GPT on bytes, with new weights",
+        "PLACE",
+        "text",
+        is_text,
+    ),
+}
+
+
+def _count(about: str) -> Setting:
+    return Setting(about, "N", "a whole number of at least 1", lambda value: is_whole(value, 1))
+
+
+_GENERATION_FILES: Mapping[str, Setting] = {
+    "train_file": dataclasses.replace(
+        FILES["train_file"], about=f"{FILES['train_file'].about}; else sources of Python's library", is_required=False
+    ),
+    "val_file": dataclasses.replace(
+        FILES["val_file"], about=f"{FILES['val_file'].about}; else the last tenth of that", is_required=False
+    ),
+    "text_column": FILES["text_column"],
+}
+
+_BLOCKS: Mapping[str, Setting] = {
+    "context": Setting(
+        "tokens of a block (default: 64; of a pretrained model as many as it takes, at most 512)",
+        "N",
+        "a whole number of at least 2",
+        lambda value: is_whole(value, 2),
+    ),
+    "val_blocks": _count("blocks to validate on at most, from all over the validation data; else all"),
+}
+
+_SMALL_GPT: Mapping[str, Setting] = {
+    "num_layers": _count("layers of the small GPT (default: 2)"),
+    "hidden": _count("its width (default: 256)"),
+    "num_heads": _count("its heads of attention (default: 4)"),
+}
+
+CAUSAL_LM: Mapping[str, Setting] = {
+    **_GENERATION_MODEL,
+    **_GENERATION_FILES,
+    **_BLOCKS,
+    **_SMALL_GPT,
+    **{name: setting for name, setting in ADAPTATION.items() if name != "max_length"},
+}
+"""Hyperparameters of :func:`trainables.tasks.causal_lm.build`."""
 
 
 def check_config(config: Mapping[str, Any], settings: Mapping[str, Setting]) -> None:

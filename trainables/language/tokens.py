@@ -83,7 +83,7 @@ def tokenize(
     Raises:
         TaskError: the data cannot be used; one line that says why.
     """
-    content = _content(place, field)
+    content = content_digest(place, field)
     return _tokenize(place, field, content, tokenizer, max_length, text_column, label_column, labelled)
 
 
@@ -212,8 +212,16 @@ def tokenizer_digest(tokenizer: Any) -> str:
     return hashlib.sha256(json.dumps([versions, tokenizer.special_tokens_map, state]).encode()).hexdigest()
 
 
-def _content(place: str, field: str) -> str:
-    """A fingerprint of a file's content, or the one that a data set of the hub has itself."""
+def content_digest(place: str, field: str) -> str:
+    """A fingerprint of the content of a file, or the one that a data set of the hub has itself.
+
+    Args:
+        place: the file or data set.
+        field: the hyperparameter that named it.
+
+    Raises:
+        TaskError: there is no such file or data set.
+    """
     if not is_file(place):
         return str(load_hub(place, field)._fingerprint)
     try:

@@ -40,7 +40,7 @@ def build(config: Mapping[str, Any]) -> Task:
     model = load_model(CLASSIFIER, place, num_labels=len(train.label_names))
     if most_tokens(asked, tokenizer, model) != most_tokens(asked, tokenizer):
         train, val = _tokens(config, tokenizer, most_tokens(asked, tokenizer, model))
-    check_vocabulary(model, tokenizer, train, val)
+    check_vocabulary(model, tokenizer, train.ids, val.ids)
     padding = padding_id(tokenizer)
     _configure(model, train.label_names, padding)
     train_set = TextData(train.ids, train.offsets, train.labels, padding)
