@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from trainables.language.attention import settle_attention
 from trainables.language.batches import TextData
 from trainables.language.inputs import check_classes, check_labels
 from trainables.language.limits import check_vocabulary, most_tokens
@@ -41,6 +42,7 @@ def build(config: Mapping[str, Any]) -> Task:
     if most_tokens(asked, tokenizer, model) != most_tokens(asked, tokenizer):
         train, val = _tokens(config, tokenizer, most_tokens(asked, tokenizer, model))
     check_vocabulary(model, tokenizer, train.ids, val.ids)
+    remarks = settle_attention(model)
     padding = padding_id(tokenizer)
     _configure(model, train.label_names, padding)
     train_set = TextData(train.ids, train.offsets, train.labels, padding)
@@ -53,7 +55,7 @@ def build(config: Mapping[str, Any]) -> Task:
         metrics=_metrics(len(train.label_names)),
         collate=train_set.join,
         lengths=train.lengths,  # type: ignore[arg-type]
-        remarks=(*train.remarks, *val.remarks),
+        remarks=(*train.remarks, *val.remarks, *remarks),
     )
 
 
