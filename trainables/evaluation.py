@@ -41,7 +41,9 @@ class Evaluator:
         """The metrics, and the values (num_examples,) per example of those that have them; waits once, at the end."""
         model = self._loop.model
         model.eval()
-        totals = {name: make_total(metric) for name, metric in self.metrics.items()}
+        totals = {f"val_{name}": make_total(metric) for name, metric in self.metrics.items()}
+        if self._loop.task.losses is not None:
+            totals["val_loss"] = FunctionTotal(self._loop.task.losses)
         losses = _LossTotal()
         with torch.no_grad():
             for batch in islice(self._batches(), max_batches):
@@ -49,8 +51,8 @@ class Evaluator:
                 losses.add(loss, batch_length(batch))
                 for total in totals.values():
                     total.add(outputs, batch)
-        values = {f"val_{name}": total.value() for name, total in totals.items()} | {"val_loss": losses.value()}
-        examples = {f"val_{name}": total.examples() for name, total in totals.items()}
+        values = {"val_loss": losses.value()} | {name: total.value() for name, total in totals.items()}
+        examples = {name: total.examples() for name, total in totals.items()}
         return values, {name: found for name, found in examples.items() if found is not None}
 
 
