@@ -4,7 +4,7 @@ python -m sweeps.text_classification --model FOLDER --train-file train.tsv --val
 """
 
 from sweeps import Confirm, Sweep, loguniform, main
-from trainables.language.inputs import check_labelled_files
+from trainables.language.inputs import check_labelled_inputs
 from trainables.language.settings import TEXT_CLASSIFICATION
 
 sweep = Sweep(
@@ -22,9 +22,10 @@ sweep = Sweep(
     metric="val_accuracy",
     mode="max",
     num_trials=12,
-    max_epochs=1,
-    confirm=Confirm(top_k=1, num_seeds=6, target_speedup=1.5, margin=0.02),
+    max_epochs=3,
+    confirm=Confirm(top_k=1, num_seeds=5, target_speedup=1.5, margin=0.02),
+    cpus_per_trial=2,
 )
 
 if __name__ == "__main__":
-    main(sweep, settings=TEXT_CLASSIFICATION, check=check_labelled_files)
+    main(sweep, settings=TEXT_CLASSIFICATION, check=check_labelled_inputs)

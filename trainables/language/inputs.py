@@ -1,6 +1,7 @@
 """What of a configuration can be refused before anything starts, by whoever sees its files. Torch-free."""
 
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,41 @@ from trainables.language.texts import is_file, read_labelled, read_texts, sorted
 
 MOST_BYTES = 64 << 20
 """Files up to this size are read before a sweep starts; larger ones are looked at by the workers alone."""
+
+WEIGHTS = ("*.safetensors", "*.bin")
+"""Weights in a model's folder."""
+
+_NO_TOKENIZER = ("config.json", "generation_config.json", "*.index.json", *WEIGHTS, "*.md")
+"""What a model's folder may hold without holding a tokenizer."""
+
+
+def check_model(config: Mapping[str, Any]) -> None:
+    """Refuses a model's folder that lacks something for certain; what cannot be told from its files is left to workers.
+
+    Args:
+        config: the hyperparameters that have a single value.
+
+    Raises:
+        TaskError: one line that says what is missing.
+    """
+    place = config.get("model")
+    if not isinstance(place, str) or not (Path(place).is_dir() or place.startswith((".", "/", "~"))):
+        return
+    folder = Path(place)
+    if not folder.is_dir():
+        refuse("model", "must be an existing folder or a name on the hub", repr(place), "check the path")
+    names = [file.name for file in folder.iterdir()]
+    if "config.json" not in names:
+        refuse("model", "the folder must hold config.json and weights", repr(place), "save it by save_pretrained")
+    if not any(_fits(name, WEIGHTS) for name in names):
+        remedy = "save or download the whole model"
+        refuse("model", f"the folder must hold weights ({' or '.join(WEIGHTS)})", repr(place), remedy)
+    if all(_fits(name, _NO_TOKENIZER) for name in names if not (folder / name).is_dir()):
+        refuse("model", "the folder must hold a tokenizer", repr(place), "save it there by tokenizer.save_pretrained")
+
+
+def _fits(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch(name, pattern) for pattern in patterns)
 
 
 def check_labels(place: str, known: Sequence[str], labels: Sequence[str], lines: Sequence[int]) -> None:
@@ -31,8 +67,8 @@ def check_labels(place: str, known: Sequence[str], labels: Sequence[str], lines:
         refuse("val_file", condition, repr(label), "correct it, or add such rows to the training file")
 
 
-def check_labelled_files(config: Mapping[str, Any]) -> None:
-    """Refuses training and validation files that cannot be used, where this machine has them.
+def check_labelled_inputs(config: Mapping[str, Any]) -> None:
+    """Refuses a model, and training and validation files of texts with labels, that cannot be used.
 
     Args:
         config: the hyperparameters that have a single value.
@@ -40,6 +76,7 @@ def check_labelled_files(config: Mapping[str, Any]) -> None:
     Raises:
         TaskError: one line that says what is wrong, and where.
     """
+    check_model(config)
     text, label = columns(config)
     known: list[str] = []
     for field in ("train_file", "val_file"):
@@ -65,8 +102,9 @@ def check_classes(labels: Sequence[str]) -> list[str]:
     return list(labels)
 
 
-def check_text_files(config: Mapping[str, Any]) -> None:
-    """As :func:`check_labelled_files`, for files of texts without labels."""
+def check_text_inputs(config: Mapping[str, Any]) -> None:
+    """As :func:`check_labelled_inputs`, for files of texts without labels."""
+    check_model(config)
     text = columns(config)[0]
     for field in ("train_file", "val_file"):
         place = config.get(field)
