@@ -6,7 +6,7 @@ python -m sweeps.causal_lm --model FOLDER --train-file train.jsonl --val-file de
 """
 
 from sweeps import Confirm, Sweep, loguniform, main
-from trainables.language.inputs import check_text_files
+from trainables.language.inputs import check_text_inputs
 from trainables.language.settings import CAUSAL_LM
 
 sweep = Sweep(
@@ -30,4 +30,4 @@ sweep = Sweep(
 )
 
 if __name__ == "__main__":
-    main(sweep, settings=CAUSAL_LM, check=check_text_files)
+    main(sweep, settings=CAUSAL_LM, check=check_text_inputs)
