@@ -44,6 +44,13 @@ def make(spec: TrialSpec) -> Task:
     return task
 
 
+def as_loaded(model: Any) -> Any:
+    """The model with the attention that Transformers gives it, where the task has chosen another."""
+    if model.config._attn_implementation == "eager" and model._supports_sdpa:
+        model.set_attn_implementation("sdpa")
+    return model
+
+
 def rows_of(task: Task) -> list[Row]:
     """The training texts one by one, as tokenised."""
     found = [task.train_set[index] for index in range(len(task.train_set))]  # type: ignore[arg-type]
@@ -91,11 +98,13 @@ class ByHand:
     Args:
         spec: of a trial.
         padding: token id that shorter texts are filled up with.
+        fuses: whether attention is as the model was loaded with; else as the task has it, and ours.
     """
 
-    def __init__(self, spec: TrialSpec, padding: int) -> None:
+    def __init__(self, spec: TrialSpec, padding: int, fuses: bool = False) -> None:
         task = make(spec)
-        self.model, self._rows, self._padding = task.model, rows_of(task), padding
+        self.model = as_loaded(task.model) if fuses else task.model
+        self._rows, self._padding = rows_of(task), padding
         self._orders = orders(task, spec.config["batch_size"], spec.seed)
         self._autocast = torch.autocast("cpu", torch.bfloat16, enabled=spec.precision == "bf16-mixed")
         self._optimizer = torch.optim.AdamW(self.model.parameters(), lr=RATE, weight_decay=0.0, fused=True)
@@ -124,7 +133,7 @@ class ByHand:
 
 
 class ByTrainer:
-    """Hugging Face's Trainer, without its logs, checkpoints and bar.
+    """Hugging Face's Trainer, without its logs, checkpoints and bar, on the model as it was loaded.
 
     Args:
         spec: of a trial.
@@ -135,7 +144,7 @@ class ByTrainer:
 
     def __init__(self, spec: TrialSpec, tokenizer: Any, groups: bool) -> None:
         task = make(spec)
-        self.model, self._tokenizer, self._groups, self._spec = task.model, tokenizer, groups, spec
+        self.model, self._tokenizer, self._groups, self._spec = as_loaded(task.model), tokenizer, groups, spec
         self._rows = [{name: value.tolist() for name, value in row.items()} for row in rows_of(task)]
         self._orders = orders(task, spec.config["batch_size"], spec.seed)
 

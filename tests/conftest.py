@@ -55,8 +55,16 @@ def text_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tokens that tests and the workers of their Ray make are gone with them."""
+    os.environ["AMPSWEEP_CACHE"] = str(tmp_path_factory.getbasetemp() / "cache")
+    yield
+    del os.environ["AMPSWEEP_CACHE"]
+
+
 @pytest.fixture(scope="session")
-def ray_address() -> Iterator[str]:
+def ray_address(own_cache: None) -> Iterator[str]:
     """One Ray for all tests that need one, on two CPUs; commands that tests start find it by its address."""
     import ray
 

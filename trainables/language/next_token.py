@@ -5,8 +5,9 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from trainables.language.token_losses import token_losses
 from trainables.outputs import IGNORED_LABEL, labels_of, logits_of
-from trainables.scoring import cross_entropy, right
+from trainables.scoring import right
 from trainables.task import Batch
 
 
@@ -17,17 +18,24 @@ def next_token_loss(outputs: Any, batch: Batch) -> torch.Tensor:
         outputs: with logits (B, T, vocabulary).
         batch: with labels (B, T), the tokens themselves.
     """
-    logits, labels = logits_of(outputs), labels_of(batch)
-    assert labels is not None
-    # Labels move, since moving logits would copy them.
-    ahead = functional.pad(labels[:, 1:], (0, 1), value=IGNORED_LABEL)
-    return functional.cross_entropy(logits.flatten(0, 1).float(), ahead.flatten(), ignore_index=IGNORED_LABEL)
+    losses, counts = _by_block(outputs, batch)
+    return losses.sum() / counts.sum()
 
 
 def block_losses(outputs: Any, batch: Batch) -> torch.Tensor:
     """Each block's :func:`next_token_loss` (B,)."""
-    sums, counts = cross_entropy(outputs, batch, shift=1)
-    return sums / counts
+    losses, counts = _by_block(outputs, batch)
+    return losses / counts
+
+
+def _by_block(outputs: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sums and counts (B,) over each block's tokens."""
+    logits, labels = logits_of(outputs), labels_of(batch)
+    assert labels is not None
+    # Labels move, since moving logits would copy them.
+    ahead = functional.pad(labels[:, 1:], (0, 1), value=IGNORED_LABEL)
+    losses = token_losses(logits.flatten(0, 1), ahead.flatten()).reshape(labels.shape)
+    return losses.sum(1), (ahead != IGNORED_LABEL).sum(1)
 
 
 def token_accuracy(outputs: Any, batch: Batch) -> torch.Tensor:
@@ -48,4 +56,4 @@ class Perplexity:
 
     def compute(self) -> torch.Tensor:
         """The perplexity, at least 1."""
-        return torch.cat(self._losses).mean().exp()
+        return torch.cat(self._losses).double().mean().exp()
