@@ -20,8 +20,51 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", "film", "very", "not", "a", "the", "was"]
+
+
 @pytest.fixture(scope="session")
-def ray_address() -> Iterator[str]:
+def encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny encoder with random weights and 24 positions, and its tokenizer, which knows :data:`WORDS`."""
+    import tokenizers
+    import torch
+    import transformers
+
+    folder = tmp_path_factory.mktemp("encoder")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    config = transformers.BertConfig(vocab_size=len(WORDS), max_position_embeddings=24, **sizes)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        transformers.BertModel(config).save_pretrained(folder)
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel(dict(zip(WORDS, range(12), strict=True)), "[UNK]"))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    ends = [("[CLS]", 2), ("[SEP]", 3)]
+    words.post_processor = tokenizers.processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    names = {"unk_token": "[UNK]", "pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    transformers.PreTrainedTokenizerFast(tokenizer_object=words, **names).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def text_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with ``train.tsv`` (64 texts) and ``dev.tsv`` (16), without headers; the cache lies in it, too."""
+    monkeypatch.setenv("AMPSWEEP_CACHE", str(tmp_path / "cache"))
+    rows = [f"the film was {'very ' * (i % 5)}{('bad', 'good')[i % 2]}\t{i % 2}" for i in range(80)]
+    (tmp_path / "train.tsv").write_text("\n".join(rows[:64]) + "\n")
+    (tmp_path / "dev.tsv").write_text("\n".join(rows[64:]) + "\n")
+    return tmp_path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tokens that tests and the workers of their Ray make are gone with them."""
+    os.environ["AMPSWEEP_CACHE"] = str(tmp_path_factory.getbasetemp() / "cache")
+    yield
+    del os.environ["AMPSWEEP_CACHE"]
+
+
+@pytest.fixture(scope="session")
+def ray_address(own_cache: None) -> Iterator[str]:
     """One Ray for all tests that need one, on two CPUs; commands that tests start find it by its address."""
     import ray
 

@@ -1,5 +1,6 @@
 """The benchmarks run, and what they check about the work that they compare holds and can fail."""
 
+import argparse
 import importlib
 import json
 import os
@@ -7,6 +8,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ import pytest
 import torch
 
 from analysis import load
+from trainables.spec import TrialSpec
 
 ROOT = Path(__file__).parents[1]
 DOCS = "".join((ROOT / name).read_text() for name in ("README.md", "Makefile", "benchmarks/README.md"))
@@ -160,3 +163,78 @@ def test_aims_are_told_by_the_rows_of_their_arms(ratio: float, met: bool) -> Non
     assert [aim.met for aim in reckon([lied, Row("liar", "y", outcome="caught")], subjects) if aim.item == "liar"] == [
         False
     ]
+
+
+@pytest.fixture(scope="module")
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
+    """Flags that name a BERT of two layers with its tokenizer, and files of texts of two words and more."""
+    import transformers
+
+    folder = tmp_path_factory.mktemp("encoder")
+    words = ["good", "bad", "film", "plot"]
+    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]))
+    sizes = {"vocab_size": 9, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    transformers.BertModel(transformers.BertConfig(**sizes, intermediate_size=32)).save_pretrained(folder)
+    transformers.BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
+    for name, num in (("train", 24), ("dev", 8)):
+        lines = [f"{' '.join(words[: 2 + index % 3])} {words[index % 2]}\t{index % 2}\n" for index in range(num)]
+        (folder / f"{name}.tsv").write_text("".join(lines))
+    files = ["--train-file", str(folder / "train.tsv"), "--val-file", str(folder / "dev.tsv")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AMPSWEEP_CACHE", str(folder / "cache"))
+        yield ["--model", str(folder), *files, "--batch-size", "4"]
+
+
+@pytest.fixture
+def fine_tuning(tiny_encoder: list[str]) -> Iterator[TrialSpec]:
+    from benchmarks.finetune import make_spec
+
+    model, train_file, val_file = tiny_encoder[1:6:2]
+    arguments = {"model": model, "train_file": train_file, "val_file": val_file, "batch_size": 4, "threads": 1}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield make_spec(argparse.Namespace(**arguments), "fp32")
+    torch.set_num_threads(threads)
+
+
+def test_fine_tuning_is_timed_and_whole_epochs_end_at_the_same_accuracy(
+    tiny_encoder: list[str], fine_tuning: TrialSpec, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from benchmarks.finetune import BY_HAND, FUSED, OURS, TRAINER, main
+
+    few = ["--steps", "1", "--rounds", "1", "--accuracy-seeds", "1", "--precisions", "bf16-mixed", "--threads", "1"]
+    main([*tiny_encoder, *few])
+    shown = capsys.readouterr().out
+    assert "bf16-mixed, 1 turns of 1 steps" in shown
+    _, epochs = shown.split("bf16-mixed, an epoch with each of 1 seeds")
+    cells = {line.split("│")[1].strip(): line.split("│")[2:7] for line in epochs.splitlines() if line.startswith("│")}
+    assert cells.keys() == {BY_HAND, FUSED, OURS, TRAINER}
+    assert cells[OURS] == cells[BY_HAND]
+    assert cells[OURS][3].strip() == "+0.0000"
+
+
+def test_other_work_than_by_hand_ends_the_benchmark(fine_tuning: TrialSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks import finetune, finetuners
+
+    makers = finetune.make_makers(fine_tuning)
+    finetune.check_equal_work(fine_tuning, makers)
+    monkeypatch.setattr(finetuners, "MAX_NORM", 1e-3)  # of the one by hand alone
+    with pytest.raises(SystemExit, match="not the same work in fp32"):
+        finetune.check_equal_work(fine_tuning, makers)
+
+
+def test_a_turn_of_the_trainer_is_on_the_batches_of_the_others(fine_tuning: TrialSpec) -> None:
+    """After two steps its weights are those of the loop by hand, up to the order of additions."""
+    from benchmarks.finetune import BY_HAND, TRAINER, make_makers
+
+    models = []
+    for name in (BY_HAND, TRAINER):
+        contestant = make_makers(fine_tuning)[name](fine_tuning)
+        contestant.model.set_attn_implementation("eager")  # type: ignore[operator]
+        for module in contestant.model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0  # whose draws begin elsewhere in each
+        contestant.train(2)
+        models.append(contestant.model.state_dict())
+    for name, weights in models[0].items():
+        torch.testing.assert_close(weights, models[1][name], rtol=0, atol=1e-6)

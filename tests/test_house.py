@@ -109,7 +109,7 @@ def imported_by(code: str) -> set[str]:
     [
         "import analysis.schema, sweeps, trainables.ladder",
         "from sweeps import Sweep",
-        "import sweeps.digits",
+        "import sweeps.digits, sweeps.text_classification",
         "import sweeps.engine.stages",
     ],
 )

@@ -49,7 +49,9 @@ class Evaluator:
         if len(self._shifts) > 1:  # before training the logits may be all alike
             self._shifts = self._find_shifts(next(self._batches()))
         self._loop.model.eval()
-        totals = {name: make_total(self._shifted(metric)) for name, metric in self.metrics.items()}
+        totals = {f"val_{name}": make_total(self._shifted(metric)) for name, metric in self.metrics.items()}
+        if self._loop.task.losses is not None:
+            totals["val_loss"] = FunctionTotal(self._loop.task.losses)
         losses = _LossTotal()
         with torch.no_grad():
             for batch in islice(self._batches(), max_batches):
@@ -57,8 +59,8 @@ class Evaluator:
                 losses.add(loss, batch_length(batch))
                 for total in totals.values():
                     total.add(outputs, batch)
-        values = {f"val_{name}": total.value() for name, total in totals.items()} | {"val_loss": losses.value()}
-        examples = {f"val_{name}": total.examples() for name, total in totals.items()}
+        values = {"val_loss": losses.value()} | {name: total.value() for name, total in totals.items()}
+        examples = {name: total.examples() for name, total in totals.items()}
         return values, {name: found for name, found in examples.items() if found is not None}
 
     def _shifted(self, metric: Callable[..., Any]) -> Callable[..., Any]:

@@ -198,7 +198,8 @@ def build_task(source: TaskSource, config: Mapping[str, Any]) -> "Task":
         config: a trial's hyperparameters.
 
     Raises:
-        TaskError: the function raises or returns something else. Running out of memory is let through as it is.
+        TaskError: the function raises or returns something else; one that it raises itself comes out as it is. Running
+            out of memory is let through as it is, too.
     """
     from trainables.memory import is_out_of_memory
     from trainables.task import Task
@@ -206,6 +207,8 @@ def build_task(source: TaskSource, config: Mapping[str, Any]) -> "Task":
     function = load_function(source)
     try:
         task = function(dict(config))
+    except TaskError:
+        raise
     except (Exception, SystemExit) as error:
         if is_out_of_memory(error):
             raise

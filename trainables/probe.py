@@ -57,6 +57,7 @@ class ProbeResult:
         peak_memory_bytes: of a training step.
         init_digest: fingerprint of the initial weights.
         metrics: names of the task's metrics, as columns (``val_...``).
+        remarks: the task's own.
         device, node: where it ran.
     """
 
@@ -75,6 +76,7 @@ class ProbeResult:
     peak_memory_bytes: int | None = None
     init_digest: str | None = None
     metrics: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
     device: str | None = None
     node: str | None = None
 
@@ -210,6 +212,7 @@ def _result(
         "samples_per_s": 1e3 * loop.data.batch_size / step_ms,
         "peak_memory_bytes": peak_memory_bytes(loop.model, loop.optimizer, observation.activations, loop.device),
         "metrics": metrics,
+        "remarks": tuple(loop.task.remarks),
         "init_digest": loop.init_digest,
     }
     name = loop.precision.name

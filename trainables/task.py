@@ -36,6 +36,9 @@ class Task:
             draw at random then depends on seed, epoch and index alone. They need CPUs of the trial's, so that on a CPU
             they compete with the training itself. 0, the default, draws a batch when it is wanted, in the trial's own
             process: as fast for what is in memory.
+        remarks: what a user should know of how it was built, a sentence each, as that texts were truncated.
+        losses: ``(outputs, batch) -> one loss per example``, whose mean over the validation set is ``val_loss``: arms
+            are then compared on it example by example. Without it ``val_loss`` is a mean of batches.
     """
 
     model: nn.Module
@@ -47,6 +50,8 @@ class Task:
     lengths: Sequence[int] | None = None
     param_groups: Callable[[nn.Module], Iterable[Any]] | None = None
     num_workers: int = 0
+    remarks: Sequence[str] = ()
+    losses: LossFunction | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, nn.Module):

@@ -3,15 +3,19 @@
 import argparse
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from analysis.schema import ResultsError
-from sweeps.engine.flags import Parser, naming_flags, parse, parse_known, parse_run, parse_task
+from sweeps.engine.flags import naming_flags, parse, parse_run, parse_task
+from sweeps.engine.hyperparameter_flags import flag_of
+from sweeps.engine.parser import Parser, parse_known
 from sweeps.engine.sweep import Sweep, SweepError
 from sweeps.search.checks import Unfinished, did_you_mean
+from sweeps.search.domains import Domain
 from trainables.ladder import LADDER
 from trainables.loading import TaskError
+from trainables.settings import Setting
 from trainables.text import one_line
 
 if TYPE_CHECKING:
@@ -21,14 +25,31 @@ BAD_INPUT, FAILED, NOT_PASSED = 2, 1, 3
 """Exit codes: nothing was started; it could not finish, or measured nothing; a required PASS is missing."""
 
 
-def main(sweep: Sweep, argv: Sequence[str] | None = None) -> NoReturn:
+def main(
+    sweep: Sweep,
+    argv: Sequence[str] | None = None,
+    *,
+    settings: Mapping[str, Setting] | None = None,
+    check: Callable[[Mapping[str, Any]], object] | None = None,
+) -> NoReturn:
     """Runs a sweep as a script: flags, progress, the report, an exit code.
 
     Args:
         sweep: the script's declaration, which the flags change.
         argv: the flags; default: those of the process.
+        settings: hyperparameters of the task, by name: they become flags, as do those of the loop, and each takes a
+            constant or a domain.
+        check: called with the hyperparameters that have a single value, before anything starts; it raises
+            :class:`trainables.loading.TaskError` for what the task cannot use, such as a file that does not exist.
     """
-    _exit(lambda: _run(parse(sweep, sys.argv[1:] if argv is None else argv)))
+    words = sys.argv[1:] if argv is None else argv
+    _exit(lambda: _run(_checked(parse(sweep, words, settings=settings), check)), settings or ())
+
+
+def _checked(sweep: Sweep, check: Callable[[Mapping[str, Any]], object] | None) -> Sweep:
+    if check is not None:
+        check({name: value for name, value in sweep.space.items() if not isinstance(value, Domain)})
+    return sweep
 
 
 def main_with_task(sweep: Sweep, argv: Sequence[str] | None = None) -> NoReturn:
@@ -67,7 +88,8 @@ def ampsweep(argv: Sequence[str] | None = None) -> NoReturn:
     _exit(lambda: commands[arguments[0]][0](arguments[1:]))
 
 
-def _exit(command: Callable[[], int]) -> NoReturn:
+def _exit(command: Callable[[], int], flags: Collection[str] = ()) -> NoReturn:
+    """Ends the process with a command's exit code; errors name hyperparameters in ``flags`` by their flags."""
     # A spot notice, `ray job stop` and Kubernetes end a driver so; it is to leave in good order, as for Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -75,7 +97,8 @@ def _exit(command: Callable[[], int]) -> NoReturn:
     except SweepError as error:
         _fail(naming_flags(str(error)), BAD_INPUT)
     except (TaskError, ResultsError) as error:
-        _fail(str(error), BAD_INPUT)
+        field, colon, rest = str(error).partition(":")
+        _fail(f"{flag_of(field) if field in flags else field}{colon}{rest}", BAD_INPUT)
     except Unfinished as error:
         _fail(str(error), FAILED)
     except KeyboardInterrupt as error:

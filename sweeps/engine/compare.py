@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from sweeps.engine.flags import Parser, parse_known
+from sweeps.engine.parser import Parser, parse_known
 from sweeps.engine.readers import read_whole
 from sweeps.search.checks import Unfinished, one_of, refuse, text, whole
 from trainables.ladder import LADDER

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeps.engine.flags import Parser, parse_known
+from sweeps.engine.parser import Parser, parse_known
 from sweeps.search.checks import refuse
 from trainables.ladder import LADDER
 from trainables.loading import TaskError, find_task

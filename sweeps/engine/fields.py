@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import field
 from typing import Any, TypeVar
 
-TRIED, HYPERPARAMETERS, BUDGET, CONFIRM = "what is tried", "hyperparameters of the training loop", "budget", "confirm"
+TRIED, BUDGET, CONFIRM = "what is tried", "budget", "confirm"
+OF_TASK, HYPERPARAMETERS = "hyperparameters of the task", "hyperparameters of the training loop"
 RESOURCES, WHERE = "resources", "where and how"
 
 _Declaration = TypeVar("_Declaration")

@@ -3,45 +3,31 @@
 import argparse
 import dataclasses
 import re
-import shutil
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
-from typing import Any, NoReturn
+from typing import Any
 
-from sweeps.engine.fields import BUDGET, CONFIRM, HYPERPARAMETERS, RESOURCES, TRIED, WHERE
-from sweeps.engine.hyperparameter_flags import add_hyperparameters, flag_of
+from sweeps.engine.fields import BUDGET, CONFIRM, HYPERPARAMETERS, OF_TASK, RESOURCES, TRIED, WHERE
+from sweeps.engine.hyperparameter_flags import add_hyperparameters, add_settings, check_settings, flag_of
+from sweeps.engine.parser import Formatter, Parser, parse_known
 from sweeps.engine.readers import PAIR_READERS, READERS
 from sweeps.engine.sweep import Confirm, Sweep
 from sweeps.engine.task_field import task_name
-from sweeps.search.checks import SweepError, did_you_mean, refuse
+from sweeps.search.checks import SweepError, refuse
 from trainables.hyperparameters import RESERVED
+from trainables.settings import Setting
 
-GROUPS = (TRIED, HYPERPARAMETERS, BUDGET, CONFIRM, RESOURCES, WHERE)
+GROUPS = (TRIED, OF_TASK, HYPERPARAMETERS, BUDGET, CONFIRM, RESOURCES, WHERE)
 """Headings of ``--help``, in order."""
 
 EXIT_CODES = "Exit codes: 0 the sweep ran, 1 it could not finish or measured nothing, 2 bad input and nothing started."
-
-_REWRITTEN = (
-    (r"expected one argument", "needs a value, got nothing; see --help"),
-    (r"ignored explicit argument (.*)", r"takes no value, got \1; give the flag alone"),
-    (
-        r"the following arguments are required: TASK",
-        "TASK: must be given, got nothing; write module:function or path/to/file.py:function",
-    ),
-    (r"the following arguments are required: (.*)", r"\1: must be given, got nothing; see --help"),
-    (r"invalid choice: ('.*') \(choose from (.*)\)", r"must be a known name, got \1; valid: \2"),
-)
-"""What argparse says, as patterns, and the same in the words of the other errors."""
 
 SEARCH_ONLY = (
     *("num_trials", "scheduler", "grace_period", "reduction_factor", "searcher", "confirm_top_k"),
     *("stop_at", "patience", "min_delta"),
 )
 """Fields that say nothing where nothing is searched."""
-
-_HIGHEST_WIDTH = 110
-"""Columns of ``--help`` at most: longer lines are hard to read."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +43,9 @@ class _Flag:
     default: object
 
 
-def parse(sweep: Sweep, argv: Sequence[str], prog: str | None = None) -> Sweep:
+def parse(
+    sweep: Sweep, argv: Sequence[str], prog: str | None = None, settings: Mapping[str, Setting] | None = None
+) -> Sweep:
     """The sweep with the given flags in place of its fields.
 
     A budget in epochs on the command line replaces the script's budget in steps, and the other way round. ``--space``
@@ -67,13 +55,18 @@ def parse(sweep: Sweep, argv: Sequence[str], prog: str | None = None) -> Sweep:
         sweep: the script's declaration.
         argv: the arguments, without the program's name.
         prog: the program's name in ``--help``.
+        settings: hyperparameters of the task, which are flags then, as are those of the loop.
 
     Raises:
         SweepError: a flag is unknown or its value cannot be used; one line that names it.
         SystemExit: code 0, after ``--help``.
     """
-    given = parse_known(build_parser(sweep, prog), argv)
-    return _apply(sweep, given)
+    given = parse_known(build_parser(sweep, prog, settings=settings), argv)
+    if settings is None:
+        return _apply(sweep, given)
+    declared = _apply_naming_flags(sweep, given, (*RESERVED, *settings))
+    check_settings(declared.space, settings, needs_all=declared.points is None)
+    return declared
 
 
 def parse_run(argv: Sequence[str], prog: str = "ampsweep run") -> Sweep:
@@ -105,15 +98,23 @@ def parse_task(sweep: Sweep, argv: Sequence[str], prog: str | None = None) -> Sw
         SystemExit: code 0, after ``--help``.
     """
     given = parse_known(build_parser(sweep, prog, takes_task=True), argv)
+    return _apply_naming_flags(sweep, given, RESERVED)
+
+
+def _apply_naming_flags(sweep: Sweep, given: Mapping[str, Any], names: Sequence[str]) -> Sweep:
+    """As :func:`_apply`; errors of hyperparameters that are flags name the flags."""
     try:
         return _apply(sweep, given)
     except SweepError as error:
         name, _, rest = str(error).removeprefix("space['").partition("']: ")
-        raise SweepError(f"{flag_of(name)}: {rest}" if name in RESERVED else str(error)) from None
+        raise SweepError(f"{flag_of(name)}: {rest}" if name in names else str(error)) from None
 
 
 def build_parser(
-    sweep: Sweep | None = None, prog: str | None = None, takes_task: bool = False
+    sweep: Sweep | None = None,
+    prog: str | None = None,
+    takes_task: bool = False,
+    settings: Mapping[str, Setting] | None = None,
 ) -> argparse.ArgumentParser:
     """The parser of a script's flags, or of ``ampsweep run``'s where there is no script.
 
@@ -121,13 +122,14 @@ def build_parser(
         sweep: where the defaults that ``--help`` shows come from; ``None`` takes the task as an argument.
         prog: the program's name in ``--help``.
         takes_task: of a sweep without a search: the task is an argument, too, and the loop's hyperparameters are flags.
+        settings: hyperparameters of the sweep's task, which are flags then, as are those of the loop.
     """
     parser = Parser(
         prog=prog,
         usage=f"%(prog)s {'[TASK] ' if takes_task else '' if sweep else 'TASK '}[flags]",
         description=_describe(sweep),
         epilog=EXIT_CODES,
-        formatter_class=_Formatter,
+        formatter_class=Formatter,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
         add_help=False,
@@ -140,29 +142,14 @@ def build_parser(
         about = f"{_field_help(Sweep, 'task')} (default: {task_name(sweep.task)})"
         groups[TRIED].add_argument("task", metavar="TASK", nargs="?", help=about)
         add_hyperparameters(groups[HYPERPARAMETERS])
+    if settings is not None:
+        add_settings(groups[OF_TASK], settings)
+        add_hyperparameters(groups[HYPERPARAMETERS], takes_domains=True)
     for flag in _flags(sweep):
         if flag.field not in left_out:
             _add(groups[flag.group], flag)
     groups[WHERE].add_argument("--help", "-h", action="help", help="show this and stop")
     return parser
-
-
-class _Formatter(argparse.RawDescriptionHelpFormatter):
-    """Help texts in a column of their own, at a readable width."""
-
-    def __init__(self, prog: str) -> None:
-        width = min(shutil.get_terminal_size().columns - 2, _HIGHEST_WIDTH)
-        super().__init__(prog, max_help_position=32, width=width)
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, raised instead of printed with the usage."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raises the error in the words of all others."""
-        for original, rewritten in _REWRITTEN:
-            message = re.sub(original, rewritten, message, flags=re.DOTALL)
-        raise SweepError(message.removeprefix("argument "))
 
 
 def _flags(sweep: Sweep | None) -> Iterator[_Flag]:
@@ -233,23 +220,6 @@ def _describe(sweep: Sweep | None) -> str:
         return "Sweeps precisions and hyperparameters of a task, confirms the winners and gives verdicts."
     space = "\n".join(f"  {name}={value}" for name, value in sweep.space.items()) or "  (empty)"
     return f"The sweep {sweep.name!r} over {task_name(sweep.task)}, with the space\n{space}".replace("%", "%%")
-
-
-def parse_known(parser: argparse.ArgumentParser, argv: Sequence[str]) -> dict[str, Any]:
-    """The flags that were given, by field."""
-    namespace, unknown = parser.parse_known_args(list(argv))
-    if unknown:
-        _refuse_unknown(parser, unknown)
-    return vars(namespace)
-
-
-def _refuse_unknown(parser: argparse.ArgumentParser, unknown: Sequence[str]) -> NoReturn:
-    flag = next((word for word in unknown if word.startswith("-")), None)
-    if flag is None:
-        raise SweepError(f"arguments: must be flags, got {unknown[0]!r}; flags start with --, see --help")
-    flag = flag.partition("=")[0]
-    known = [name for action in parser._actions for name in action.option_strings if name.startswith("--")]
-    raise SweepError(f"{flag}: must be a known flag, got {flag!r}; {did_you_mean(flag, known)}see --help")
 
 
 def _apply(sweep: Sweep, given: Mapping[str, Any]) -> Sweep:

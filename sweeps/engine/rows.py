@@ -119,7 +119,8 @@ def reported(stage: Stage, report: Mapping[str, Any]) -> Row:
 
 def probed(result: Mapping[str, Any], num_cpus: float, num_gpus: float) -> Row:
     """What the probe found for one precision."""
-    found = {name: value for name, value in result.items() if name not in ("metrics", "fastest_ms", "default_ms")}
+    left_out = ("metrics", "remarks", "fastest_ms", "default_ms")
+    found = {name: value for name, value in result.items() if name not in left_out}
     found["default_step_ms"] = result.get("default_ms")
     where = {"trial_id": f"probe-{result['precision']}", "stage": "probe", "num_cpus": num_cpus, "num_gpus": num_gpus}
     return {**where, **found, "started_at": now(), "ended_at": now()}

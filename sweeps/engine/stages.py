@@ -28,6 +28,7 @@ from sweeps.search.unsearched import given_configs
 from trainables.loading import TaskError, TaskSource
 from trainables.routes import DEFAULT
 from trainables.spec import Checkpoints, TrialSpec
+from trainables.text import one_line
 
 if TYPE_CHECKING:
     from analysis import Results
@@ -156,6 +157,8 @@ class _Run:
         workers.start(1 if self.sweep.stage == "probe" else max(1, min(self.num_trials, resources.slots)))
         spec = probe_spec(self.sweep, self.source, self.first, resources)
         results = run_probe(spec, names, self.sweep.fixed_route, resources, workers, self.recorder)
+        for remark in dict.fromkeys(remark for result in results for remark in result.get("remarks", ())):
+            progress.say(f"  {one_line(remark)}")
         for result in results:
             progress.say("  " + describe_probe(result))
         metrics = next((result["metrics"] for result in results if result["metrics"]), ())

@@ -61,6 +61,15 @@ def test_values_per_example(evaluator: Callable[..., Evaluator]) -> None:
     assert found.names == ["val_first", "val_loss"]
 
 
+def test_the_loss_per_example_where_the_task_gives_it(evaluator: Callable[..., Evaluator]) -> None:
+    found = evaluator(metrics={}, losses=first_column)
+    values, examples = found.evaluate()
+    assert found.names == ["val_loss"]
+    assert values == {"val_loss": 4.5}
+    assert examples["val_loss"].tolist() == list(range(10))
+    assert evaluator(metrics={}).evaluate()[1] == {}
+
+
 def test_sums_and_counts(evaluator: Callable[..., Evaluator]) -> None:
     def above_4(outputs: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, int]:
         kept = outputs[outputs > 4]

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 
-from sweeps.engine.flags import Parser, parse_known
+from sweeps.engine.parser import Parser, parse_known
 from sweeps.search.checks import text
 
 EXIT_CODES = "Exit codes: 0 nothing stops a sweep, 1 something does (the last line says what), 2 bad flags."

@@ -1,0 +1,1 @@
+"""What tasks on text share: reading files, tokens on disk, pretrained models."""

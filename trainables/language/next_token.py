@@ -1,0 +1,59 @@
+"""How well a language model predicts each next token of a block: loss, accuracy, perplexity."""
+
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from trainables.language.token_losses import token_losses
+from trainables.outputs import IGNORED_LABEL, labels_of, logits_of
+from trainables.scoring import right
+from trainables.task import Batch
+
+
+def next_token_loss(outputs: Any, batch: Batch) -> torch.Tensor:
+    """The mean cross-entropy in FP32 over all tokens that have a predecessor in their block.
+
+    Args:
+        outputs: with logits (B, T, vocabulary).
+        batch: with labels (B, T), the tokens themselves.
+    """
+    losses, counts = _by_block(outputs, batch)
+    return losses.sum() / counts.sum()
+
+
+def block_losses(outputs: Any, batch: Batch) -> torch.Tensor:
+    """Each block's :func:`next_token_loss` (B,)."""
+    losses, counts = _by_block(outputs, batch)
+    return losses / counts
+
+
+def _by_block(outputs: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sums and counts (B,) over each block's tokens."""
+    logits, labels = logits_of(outputs), labels_of(batch)
+    assert labels is not None
+    # Labels move, since moving logits would copy them.
+    ahead = functional.pad(labels[:, 1:], (0, 1), value=IGNORED_LABEL)
+    losses = token_losses(logits.flatten(0, 1), ahead.flatten()).reshape(labels.shape)
+    return losses.sum(1), (ahead != IGNORED_LABEL).sum(1)
+
+
+def token_accuracy(outputs: Any, batch: Batch) -> torch.Tensor:
+    """The share (B,) of each block's next tokens that have the largest logit."""
+    sums, counts = right(outputs, batch, shift=1)
+    return sums / counts
+
+
+class Perplexity:
+    """The exponential of the mean loss over all blocks, with torchmetrics' methods."""
+
+    def __init__(self) -> None:
+        self._losses: list[torch.Tensor] = []
+
+    def update(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
+        """Takes in a batch's logits (B, T, vocabulary) and tokens (B, T)."""
+        self._losses.append(block_losses(logits, (labels, labels)))
+
+    def compute(self) -> torch.Tensor:
+        """The perplexity, at least 1."""
+        return torch.cat(self._losses).double().mean().exp()
