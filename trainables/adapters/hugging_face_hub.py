@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from trainables.loading import TaskError, describe
+from trainables.loading import TaskError
 
 TIMEOUT_S = 5.0
 """How long the hub may take to answer at all."""
@@ -63,6 +63,8 @@ def check_reachable(name: str) -> None:
             condition = f"must be a folder here or a model that the hub shows (it answers {code})"
             remedy = "check the name; for a private or gated model log in by hf auth login"
         else:
-            condition = f"must be on this machine, since the hub cannot be reached ({describe(error)[:120]})"
+            condition = (
+                f"must be on this machine, since the hub cannot be reached ({type(error).__name__}: {str(error)[:120]})"
+            )
             remedy = "give a local folder, or download the model where there is a connection"
         raise TaskError(f"model: {condition}, got {name!r}; {remedy}") from error

@@ -21,6 +21,9 @@ from trainables.loading import TaskError
 MOST_MODELS = 2
 """Models that a process keeps to copy from."""
 
+MOST_BYTES = 1 << 30
+"""Larger models are read for each trial, since a second one in memory costs more than reading it again."""
+
 
 def load_model(auto_class_name: str, model: str, **overrides: Any) -> nn.Module:
     """A trial's own copy of a pretrained model, with its weights in FP32 on the CPU.
@@ -38,7 +41,11 @@ def load_model(auto_class_name: str, model: str, **overrides: Any) -> nn.Module:
     """
     place = str(Path(model).resolve()) if Path(model).is_dir() else model
     kept, new = _read_once(auto_class_name, place, tuple(sorted(overrides.items())), _stamp(place))
-    made = copy.deepcopy(kept)
+    if sum(parameter.nbytes for parameter in kept.parameters()) > MOST_BYTES:
+        _read_once.cache_clear()
+        made = kept
+    else:
+        made = copy.deepcopy(kept)
     _draw(made, new)
     made.new_parameters = new  # type: ignore[assignment]
     return made

@@ -9,6 +9,7 @@ from torch.utils.data import Dataset, Subset
 
 from trainables.adapters.small_gpt import new_gpt2
 from trainables.language.cache import Array
+from trainables.language.documents import PACKAGE
 from trainables.language.files import Column, refuse
 from trainables.language.limits import check_vocabulary, positions
 from trainables.language.models import adapt, load_model, load_tokenizer
@@ -52,16 +53,17 @@ def build(config: Mapping[str, Any]) -> Task:
         source = _token_source(config, tokenizer)
         context = _context_of(config, model)
         check_vocabulary(model, tokenizer, *source.parts)
-    train_set, val_set = _split(source, context)
+    train_set, whole = _split(source, context)
+    val_set, remarks = _thinned(whole, config.get("val_blocks"))
     return Task(
         adapt(model, config),
         train_set,
-        _thinned(val_set, config.get("val_blocks")),
+        val_set,
         loss=next_token_loss,
         losses=block_losses,
         metrics={"token_accuracy": token_accuracy, "perplexity": Perplexity},
         collate=join_blocks,
-        remarks=source.remarks,
+        remarks=(*source.remarks, *remarks),
     )
 
 
@@ -82,10 +84,11 @@ def _places(config: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _byte_source(config: Mapping[str, Any]) -> _Source:
     column: Column | None = config.get("text_column")
-    places = _places(config)
-    if not places:
-        return _Source([byte_tokens(None, "train_file")])
-    return _Source([byte_tokens(place, field, column) for field, place in places])
+    places: list[tuple[str, str | None]] = [*_places(config)] or [("train_file", None)]
+    found = [byte_tokens(place, field, column) for field, place in places]
+    names = [place or f"sources of Python's own library ({PACKAGE})" for _, place in places]
+    remarks = [f"{name}: {len(tokens):,} bytes" for name, tokens in zip(names, found, strict=True)]
+    return _Source(found, remarks)
 
 
 def _token_source(config: Mapping[str, Any], tokenizer: Any) -> _Source:
@@ -128,7 +131,10 @@ def _split(source: _Source, context: int) -> tuple[Dataset[Any], Dataset[Any]]:
     return Blocks(train[:cut], context), Blocks(train[cut:], context)
 
 
-def _thinned(blocks: Dataset[Any], most: int | None) -> Dataset[Any]:
-    """At most that many of the blocks, at equal distances."""
+def _thinned(blocks: Dataset[Any], most: int | None) -> tuple[Dataset[Any], list[str]]:
+    """At most that many of the blocks, at equal distances; and what a user should know of that."""
     num: int = len(blocks)  # type: ignore[arg-type]
-    return blocks if most is None or num <= most else Subset(blocks, [index * num // most for index in range(most)])
+    if most is None or num <= most:
+        return blocks, []
+    picked = Subset(blocks, [index * num // most for index in range(most)])
+    return picked, [f"validation takes {most:,} of {num:,} blocks, from all over them (val_blocks)"]

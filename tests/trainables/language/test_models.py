@@ -108,6 +108,16 @@ def test_a_second_trial_reads_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
     assert not {p.data_ptr() for p in first.parameters()} & {p.data_ptr() for p in second.parameters()}
 
 
+def test_a_large_model_is_not_kept_and_is_the_same(encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    models._read_once.cache_clear()
+    copied = classifier_of(3, encoder)
+    monkeypatch.setattr(models, "MOST_BYTES", 1000)
+    large = [classifier_of(3, encoder) for _ in range(2)]
+    assert {weights_digest(model) for model in large} == {weights_digest(copied)}
+    assert models._read_once.cache_info().currsize == 0
+    assert large[0] is not large[1]
+
+
 def test_what_cannot_be_loaded_is_told_in_one_line(encoder: Path, tmp_path: Path) -> None:
     def refused(pattern: str, auto_class: str = CLASSIFIER, place: Path | str = tmp_path, **overrides: Any) -> None:
         with pytest.raises(TaskError, match=pattern) as raised:
@@ -196,9 +206,9 @@ def test_lora_trains_linear_layers_of_any_architecture_and_needs_less_memory(mak
     assert len(trained) == 2 * 2 * (4 if make is gpt2 else 7)
     tokens = torch.randint(40, (2, 16))
     (full, _, most), (low, _, less) = (step(model, input_ids=tokens, labels=tokens) for model in (whole, adapted))
-    assert float(full) == pytest.approx(float(low), rel=1e-6)  # the updates start at 0
+    assert full.item() == pytest.approx(low.item(), rel=1e-6)  # the updates start at 0
     assert less < most
-    assert float(step(adapted, input_ids=tokens, labels=tokens)[0]) < float(low)
+    assert step(adapted, input_ids=tokens, labels=tokens)[0].item() < low.item()
 
 
 def test_lora_trains_the_head_of_a_classifier(encoder: Path) -> None:

@@ -77,8 +77,9 @@ def test_the_last_tenth_validates_where_no_file_does(tmp_path: Path) -> None:
     assert b"".join(blocks) == TEXT.encode()[: 32 * num_blocks]
     task = build({**TINY, "train_file": str(one), "val_file": str(other)})
     assert (len(task.train_set), len(task.val_set)) == (num_blocks, 501 // 32)  # type: ignore[arg-type]
-    thinned = build({**TINY, "train_file": str(one), "val_file": str(other), "val_blocks": 5}).val_set
-    picked = [index for index in range(15) for block, _ in thinned if block.equal(task.val_set[index][0])]  # type: ignore[attr-defined]
+    thinned = build({**TINY, "train_file": str(one), "val_file": str(other), "val_blocks": 5})
+    assert thinned.remarks[-1].startswith("validation takes 5 of 15 blocks")
+    picked = [index for index in range(15) for block, _ in thinned.val_set if block.equal(task.val_set[index][0])]  # type: ignore[attr-defined]
     assert picked == [0, 3, 6, 9, 12]
 
 
