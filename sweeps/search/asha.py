@@ -78,7 +78,7 @@ class Asha(FIFOScheduler):
             return True
         spec = trial.config["spec"]
         value = result.get(self._metric)
-        time = max(result[TIME], *self.rule.rungs) if result.get(STATUS) == "completed" else result[TIME]
+        time = max([result[TIME], *self.rule.rungs]) if result.get(STATUS) == "completed" else result[TIME]
         # The sweep's own trial id, unlike Tune's, survives a resume.
         trial_id = spec.get("trial_id", trial.trial_id)
         return self.rule.report(spec["precision"], trial_id, time, math.nan if value is None else float(value))

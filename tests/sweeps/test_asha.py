@@ -86,6 +86,12 @@ def test_a_trial_that_had_enough_counts_at_the_rungs_that_it_did_not_come_to() -
     assert replayed.on_trial_result(None, late, result(3, val_accuracy=0.8)) == STOP
 
 
+def test_a_trial_too_short_for_any_rung_ends_as_it_did() -> None:
+    scheduler, one = asha(max_t=1), trial("fp32", "a")
+    scheduler.on_trial_complete(Controller([one]), one, {**result(1, val_accuracy=0.5), "report/status": "completed"})
+    assert scheduler.rule.rungs == []
+
+
 def test_a_resumed_trial_is_known_by_the_sweeps_id() -> None:
     scheduler = asha()
     scheduler.replay([("fp32", "a", 1, 0.9), ("fp32", "b", 1, 0.8)])
