@@ -14,13 +14,14 @@ from trainables.data import validation_batches
 from trainables.loop import Loop
 from trainables.outputs import accuracy, batch_length, labels_of, logits_of
 from trainables.task import Batch, Task
+from trainables.team import ALONE, Team
 
 EVAL_BATCHES = 2
 """Validation batches are this many times a training micro-batch: without gradients they fit."""
 
 
 class Evaluator:
-    """Evaluates a loop's model on its task's validation set.
+    """Evaluates a loop's model on its task's validation set, each worker of a team on a stretch of it.
 
     Args:
         loop: whose model, loss, precision and device are used.
@@ -28,8 +29,8 @@ class Evaluator:
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
-        size = EVAL_BATCHES * loop.hyper.batch_size // loop.hyper.accumulate_steps
-        self._batches = validation_batches(loop.task, size, loop.device, loop.dtype)
+        size = max(1, EVAL_BATCHES * loop.hyper.batch_size // loop.hyper.accumulate_steps // loop.team.size)
+        self._batches = validation_batches(loop.task, size, loop.device, loop.dtype, loop.team)
         self.metrics = task_metrics(loop.task, next(self._batches()))
 
     @property
@@ -41,7 +42,7 @@ class Evaluator:
         """The metrics, and the values (num_examples,) per example of those that have them; waits once, at the end."""
         model = self._loop.model
         model.eval()
-        totals = {name: make_total(metric) for name, metric in self.metrics.items()}
+        totals = {name: make_total(metric, self._loop.team) for name, metric in self.metrics.items()}
         losses = _LossTotal()
         with torch.no_grad():
             for batch in islice(self._batches(), max_batches):
@@ -49,6 +50,9 @@ class Evaluator:
                 losses.add(loss, batch_length(batch))
                 for total in totals.values():
                     total.add(outputs, batch)
+        if self._loop.team.size > 1:
+            for each in (losses, *totals.values()):
+                each.gather(self._loop.team)
         values = {f"val_{name}": total.value() for name, total in totals.items()} | {"val_loss": losses.value()}
         examples = {f"val_{name}": total.examples() for name, total in totals.items()}
         return values, {name: found for name, found in examples.items() if found is not None}
@@ -73,6 +77,11 @@ class _LossTotal:
         part = loss.detach().double() * count
         self._sum = part if self._sum is None else self._sum + part
         self._count += count
+
+    def gather(self, team: Team) -> None:
+        assert self._sum is not None  # every worker has an example
+        parts = team.gather((self._sum.cpu(), self._count))
+        self._sum, self._count = torch.stack([part for part, _ in parts]).sum(), sum(count for _, count in parts)
 
     def value(self) -> float:
         return math.nan if self._sum is None else float(self._sum) / self._count
@@ -101,6 +110,13 @@ class FunctionTotal:
                 )
             self._values.append(values)
 
+    def gather(self, team: Team) -> None:
+        """Takes in what all workers of a team have, by rank."""
+        values, sums = [value.cpu() for value in self._values], [(a.cpu(), b.cpu()) for a, b in self._sums]
+        parts = team.gather((values, sums))
+        self._values = [value for values, _ in parts for value in values]
+        self._sums = [each for _, sums in parts for each in sums]
+
     def value(self) -> float:
         """The metric over all batches so far; NaN where nothing counted."""
         if self._sums:
@@ -124,14 +140,26 @@ class FunctionTotal:
 class _UpdatingTotal:
     """A metric object with ``update(logits, labels)`` and ``compute()``, as torchmetrics makes them."""
 
-    def __init__(self, factory: Callable[[], Any]) -> None:
-        self._metric = factory()
+    def __init__(self, factory: Callable[[], Any], team: Team) -> None:
+        self._factory, self._metric = factory, factory()
+        self._keeps = team.size > 1 and not hasattr(self._metric, "sync")  # torchmetrics' own gather in ``compute``
+        self._seen: list[tuple[torch.Tensor, Any]] = []
 
     def add(self, outputs: Any, batch: Batch) -> None:
-        logits = logits_of(outputs)
+        logits, labels = logits_of(outputs), labels_of(batch)
         if hasattr(self._metric, "to"):
             self._metric = self._metric.to(logits.device)
-        self._metric.update(logits, labels_of(batch))
+        self._metric.update(logits, labels)
+        if self._keeps:
+            self._seen.append((logits, labels))
+
+    def gather(self, team: Team) -> None:
+        if not self._keeps:
+            return
+        self._metric = self._factory()
+        for seen in team.gather([(logits.cpu(), labels.cpu()) for logits, labels in self._seen]):
+            for logits, labels in seen:
+                self._metric.update(logits, labels)
 
     def value(self) -> float:
         return float(self._metric.compute())
@@ -140,11 +168,11 @@ class _UpdatingTotal:
         return None
 
 
-def make_total(metric: Callable[..., Any]) -> "FunctionTotal | _UpdatingTotal":
-    """What collects a metric over batches: ``add``, then ``value`` and ``examples``."""
+def make_total(metric: Callable[..., Any], team: Team = ALONE) -> "FunctionTotal | _UpdatingTotal":
+    """What collects a metric over batches: ``add``, in a team ``gather``, then ``value`` and ``examples``."""
     made = metric.func if isinstance(metric, functools.partial) else metric
     if isinstance(made, type) and hasattr(made, "update") and hasattr(made, "compute"):
-        return _UpdatingTotal(metric)
+        return _UpdatingTotal(metric, team)
     return FunctionTotal(metric)
 
 

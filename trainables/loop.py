@@ -1,7 +1,6 @@
 """The fine-tuning loop: scale, backward, unscale, clip, step, update, in that order, without a device sync per step."""
 
 import math
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from trainables.data import TrainingData
 from trainables.float8 import to_float8
 from trainables.hyperparameters import Hyperparameters
 from trainables.isolation import weights_digest
+from trainables.joined import Joined
 from trainables.ladder import Precision
 from trainables.optim import learning_rate_factor, make_optimizer
 from trainables.outputs import default_loss, make_forward, upcast
@@ -20,6 +20,7 @@ from trainables.precision import autocast, make_scaler
 from trainables.routes import DEFAULT, take_layout
 from trainables.tally import Counts, Tally
 from trainables.task import Batch, Task
+from trainables.team import ALONE, Alarm, Team
 
 LOOK_EVERY_S = 2.0
 """Seconds of training after which a loop looks whether it is still worth its time; each look waits for the device."""
@@ -65,6 +66,7 @@ class Loop:
         device: where it trains.
         num_steps: of the whole run, for the schedule; ``None``: the schedule stays at its start (timing, probing).
         route: one of :data:`trainables.routes.ROUTES`.
+        team: whose workers train it together: each has a loop of its own, and a share of every batch.
     """
 
     def __init__(
@@ -76,8 +78,9 @@ class Loop:
         device: torch.device,
         num_steps: int | None = None,
         route: str = DEFAULT,
+        team: Team = ALONE,
     ) -> None:
-        self.route = route
+        self.route, self.team = route, team
         self.task, self.hyper, self.precision, self.device = task, hyper, precision, device
         self.dtype = None if precision.parameters == "float32" else getattr(torch, precision.parameters)
         self.init_digest = weights_digest(task.model)
@@ -85,12 +88,13 @@ class Loop:
         if precision.scaling:
             self.model = to_float8(self.model, precision.scaling)
         take_layout(route, self.model)
-        self.data = TrainingData(task, hyper.batch_size, hyper.accumulate_steps, seed, device, self.dtype)
+        self.data = TrainingData(task, hyper.batch_size, hyper.accumulate_steps, seed, device, self.dtype, team)
         self.scaler = make_scaler(precision, device)
         self.optimizer = make_optimizer(task, hyper)
         self.autocast = autocast(precision, device)
         self.step = 0
         self._forward = self._train_forward = make_forward(self.model)
+        self._joined: Joined | None = None
         self._loss = task.loss or default_loss
         self._parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self._batches = self.data.batches()
@@ -121,6 +125,14 @@ class Loop:
         """Calls a compiled model in training from now on; evaluation stays eager, the same arithmetic for all."""
         self._train_forward = make_forward(self.model, compiled)
 
+    def join(self, has_unused: bool) -> None:
+        """Has gradients averaged over the team's workers from now on, while they are computed.
+
+        Args:
+            has_unused: whether there are parameters that a step leaves without a gradient, which has to be looked for.
+        """
+        self._joined = Joined(self.model, lambda batch: self.forward(batch)[1], has_unused)
+
     def forward(self, batch: Batch) -> tuple[Any, torch.Tensor]:
         """A batch's outputs and loss, in the precision's autocast."""
         with self.autocast:
@@ -140,23 +152,25 @@ class Loop:
         """
         self.model.train()
         if self._tally is None:
-            self._tally = Tally(self.device, self.step)
+            self._tally = Tally(self.device, self.step, self.team)
             self._applied_before = self.step - int(self._skipped)
         norm: torch.Tensor | None = None
-        since, look_at_s = self._applied_before, time.monotonic() + LOOK_EVERY_S
+        since, look = self._applied_before, Alarm(self.team, LOOK_EVERY_S)
         for left in reversed(range(num_steps)):
             norm = self.train_step(self._tally, want_norm=left == 0)
-            if left and time.monotonic() >= look_at_s:
+            if left and look.is_due:
                 seen = self._progress(self._tally.read(), since)
                 if seen.num_nonfinite or seen.has_collapsed:
                     break
-                since, look_at_s = seen.applied_steps, time.monotonic() + LOOK_EVERY_S
+                since = seen.applied_steps
+                look.set(LOOK_EVERY_S)
             if left and after_step is not None:
                 after_step()
         else:
             since = self._applied_before
         progress = self._progress(self._tally.read(), since, norm)
         self._tally = None
+        self.team.spread(self.model.buffers())  # statistics that each has of its own share
         return progress
 
     def _progress(self, counts: Counts, since: int, norm: torch.Tensor | None = None) -> Progress:
@@ -205,7 +219,7 @@ class Loop:
         self._skipped.fill_(state["skipped"])
         self._tally = None
         if state["tally"] is not None:
-            self._tally = Tally(self.device)
+            self._tally = Tally(self.device, team=self.team)
             self._tally.load_state_dict(state["tally"])
         self._applied_before = state["applied_before"]
         self.data.load_state_dict(state["data"])
@@ -241,9 +255,12 @@ class Loop:
 
     def _backward(self, parts: list[Batch]) -> torch.Tensor:
         total: torch.Tensor | None = None
-        for batch, share in zip(parts, self.data.shares, strict=True):
-            loss = self.forward(batch)[1]
-            if len(parts) > 1:
+        for index, (batch, share) in enumerate(zip(parts, self.data.shares, strict=True), 1):
+            if self._joined is None:
+                loss = self.forward(batch)[1]
+            else:
+                loss = self._joined.loss(batch, is_last=index == len(parts))
+            if share != 1:
                 loss = loss * share
             (loss if self.scaler is None else self.scaler.scale(loss)).backward()
             value = loss.detach() if loss._base is None else loss.detach().clone()  # a view would keep its base

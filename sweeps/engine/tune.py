@@ -47,10 +47,8 @@ def run_search(
         endings: takes the trials that end, and says what they are ranked by.
     """
     checkpoints = endings.checkpoints
-    cpus, gpus = resources.num_cpus, resources.num_gpus
-    template = TrialSpec(
-        "", source, {}, "", 0, sweep.budget, cpus, gpus, compile=sweep.compile, checkpoints=checkpoints
-    )
+    where = (resources.num_cpus, resources.num_gpus, resources.num_workers)
+    template = TrialSpec("", source, {}, "", 0, sweep.budget, *where, compile=sweep.compile, checkpoints=checkpoints)
     search.template, search.routes, search.to_beat = template.to_dict(), routes, endings.to_beat
     scheduler = make_scheduler(sweep, checkpoints.metric, checkpoints.mode, sweep.max_reports)
     if isinstance(scheduler, Asha):
