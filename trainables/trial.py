@@ -221,7 +221,7 @@ class Trial:
         """Last of all before training, since building draws from the generators."""
         if self._state:
             loop.load_state_dict(self._state["loop"])
-            rngs = [self._state["rng"], *self._state["other_rngs"]]
+            rngs = [self._state["rng"], *self._state.get("other_rngs", ())]
             if len(rngs) == self._team.size or self._team.is_first:
                 checkpoint.set_rng_state(rngs[self._team.rank], loop.device)
             else:  # saved by another number of workers
