@@ -101,6 +101,7 @@ TRIAL_COLUMNS: Final = {
     "device": "string",
     "num_gpus": "float64",
     "num_cpus": "float64",
+    "num_workers": "Int64",
     "node": "string",
     "contended": "boolean",
     "cost_usd": "float64",

@@ -1,5 +1,6 @@
 """A trial's device and loop."""
 
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -12,13 +13,14 @@ from trainables.effective import Observation, observe, undisturbed
 from trainables.hyperparameters import Hyperparameters
 from trainables.isolation import seed_everything
 from trainables.ladder import Precision
-from trainables.loading import build_task, describe
+from trainables.loading import TaskError, build_task, describe
 from trainables.loop import Loop
 from trainables.memory import is_out_of_memory, release_memory
 from trainables.precision import put_in_force
 from trainables.routes import DEFAULT, without_layout
 from trainables.spec import TrialSpec
 from trainables.task import Batch
+from trainables.team import ALONE, Team
 
 
 def pick_device(num_gpus: float) -> torch.device:
@@ -36,7 +38,9 @@ def pick_device(num_gpus: float) -> torch.device:
     return torch.device("cuda", 0)  # pragma: gpu
 
 
-def build_loop(spec: TrialSpec, precision: Precision, device: torch.device, num_steps: bool = True) -> Loop:
+def build_loop(
+    spec: TrialSpec, precision: Precision, device: torch.device, num_steps: bool = True, team: Team = ALONE
+) -> Loop:
     """A trial's loop, the same for every precision up to the precision itself.
 
     Args:
@@ -44,6 +48,7 @@ def build_loop(spec: TrialSpec, precision: Precision, device: torch.device, num_
         precision: whose numerics are in force.
         device: where it trains.
         num_steps: whether the schedule spans the spec's budget, or stays at its start.
+        team: whose workers train it together.
     """
     seed_everything(spec.seed)
     task = build_task(spec.task, spec.config)
@@ -51,13 +56,13 @@ def build_loop(spec: TrialSpec, precision: Precision, device: torch.device, num_
     batch_size = min(hyper.batch_size, len(task.train_set))  # type: ignore[arg-type]
     steps_per_epoch = len(task.train_set) // batch_size  # type: ignore[arg-type]
     total = spec.budget.num_steps(steps_per_epoch) if num_steps else None
-    loop = Loop(task, hyper, precision, spec.seed, device, total, spec.route)
-    seed_everything(spec.seed)  # dropout must not depend on how much building drew
+    loop = Loop(task, hyper, precision, spec.seed, device, total, spec.route, team)
+    seed_everything(team.seed(spec.seed))  # dropout must not depend on how much building drew
     return loop
 
 
 def build_observed(
-    spec: TrialSpec, precision: Precision, device: torch.device, num_steps: bool = True
+    spec: TrialSpec, precision: Precision, device: torch.device, num_steps: bool = True, team: Team = ALONE
 ) -> tuple[Loop, Observation]:
     """A trial's loop, compiled where that is asked for, and what its first step does.
 
@@ -69,47 +74,83 @@ def build_observed(
     the same.
 
     Args:
-        spec, precision, device, num_steps: as of :func:`build_loop`.
+        spec, precision, device, num_steps, team: as of :func:`build_loop`.
 
     Raises:
         CompileError: the model cannot be compiled.
+        TaskError: the workers of a team would not train the same.
     """
-    loop, observation = _build_eager(spec, precision, device, num_steps)
+    loop, observation = _build_eager(spec, precision, device, num_steps, team)
+    observation = _of_all(team, loop, observation, spec)
     # Only now, since a step that dispatch is watching is never compiled again.
     if spec.compiles(precision) and not (observation.flops and observation.mismatch(precision)):
         compile_steps(loop)
+    if team.size > 1:
+        loop.join(has_unused=any(team.gather(_leaves_out_parameters(loop))))
     return loop, observation
 
 
 def _build_eager(
-    spec: TrialSpec, precision: Precision, device: torch.device, num_steps: bool
+    spec: TrialSpec, precision: Precision, device: torch.device, num_steps: bool, team: Team
 ) -> tuple[Loop, Observation]:
     for route in dict.fromkeys((spec.route, without_layout(spec.route))):
         if route == DEFAULT:
             break
-        found = _by_if_it_suits(route, spec, precision, device, num_steps)
-        if found is not None:
+        found = _by_if_it_suits(route, spec, precision, device, num_steps, team)
+        if all(team.gather(found is not None)) and found is not None:
             return found
         release_memory(device)  # of the model that was built in vain
-    return _by(DEFAULT, spec, precision, device, num_steps)
+    return _by(DEFAULT, spec, precision, device, num_steps, team)
 
 
 def _by_if_it_suits(
-    route: str, spec: TrialSpec, precision: Precision, device: torch.device, num_steps: bool
+    route: str, spec: TrialSpec, precision: Precision, device: torch.device, num_steps: bool, team: Team
 ) -> tuple[Loop, Observation] | None:
     with suppress(Exception):
-        loop, observation = _by(route, spec, precision, device, num_steps)
+        loop, observation = _by(route, spec, precision, device, num_steps, team)
         if observation.mismatch(precision) is None and not (observation.draws and route != without_layout(route)):
             return loop, observation
     return None
 
 
 def _by(
-    route: str, spec: TrialSpec, precision: Precision, device: torch.device, num_steps: bool
+    route: str, spec: TrialSpec, precision: Precision, device: torch.device, num_steps: bool, team: Team
 ) -> tuple[Loop, Observation]:
     put_in_force(precision, route)
-    loop = build_loop(replace(spec, route=route), precision, device, num_steps)
+    loop = build_loop(replace(spec, route=route), precision, device, num_steps, team)
     return loop, observe(loop)
+
+
+def _of_all(team: Team, loop: Loop, observation: Observation, spec: TrialSpec) -> Observation:
+    """What the workers of a team observed: of one that did not do what was asked for, else of all together.
+
+    Raises:
+        TaskError: they would not train the same model on the same data.
+    """
+    if team.size == 1:
+        return observation
+    for what, digest in (("initial weights", loop.init_digest), ("training data", loop.data.digest())):
+        if len(set(team.gather(digest))) > 1:
+            raise TaskError(
+                f"task: {spec.task.name} must give all {team.size} workers of a trial the same {what} for the same "
+                "seed, but they differ; draw from torch's generator alone"
+            )
+    found = team.gather(observation)
+    wrong = next((each for each in found if each.mismatch(loop.precision) is not None and each.is_told), None)
+    flops = dict(sum((Counter(each.flops) for each in found), Counter()))
+    activations = max(each.activations for each in found)
+    return wrong or replace(found[0], flops=flops, activations=activations)
+
+
+def _leaves_out_parameters(loop: Loop) -> bool:
+    """Whether a step leaves parameters without a gradient; leaves the loop as it was."""
+    try:
+        with undisturbed(loop.model):
+            loop.model.train()
+            loop.forward(loop.data.first_part())[1].backward()
+        return any(parameter.grad is None for parameter in loop.model.parameters() if parameter.requires_grad)
+    finally:
+        loop.model.zero_grad(set_to_none=True)
 
 
 def compile_steps(loop: Loop) -> None:

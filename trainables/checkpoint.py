@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from trainables.team import ALONE, Alarm, Team
+
 SHARE = 0.05
 """Of a trial's time, at most, that goes into saving it."""
 
@@ -96,24 +98,29 @@ class Saver:
         every_s: seconds between two savings, at least 0; longer where they would take more than :data:`SHARE` of the
             time.
         state: what to save.
+        team: whose workers save together; the first one writes.
     """
 
-    def __init__(self, path: Path | None, every_s: float, state: Callable[[], Mapping[str, Any]]) -> None:
-        self._path, self._every_s, self._state = path, every_s, state
-        self._due_s = time.monotonic() + every_s
+    def __init__(
+        self, path: Path | None, every_s: float, state: Callable[[], Mapping[str, Any]], team: Team = ALONE
+    ) -> None:
+        self._path, self._every_s, self._state, self._team = path, every_s, state, team
+        self._alarm = Alarm(team, every_s)
 
     @property
     def is_due(self) -> bool:
         """Whether it is time to save."""
-        return self._path is not None and time.monotonic() >= self._due_s
+        return self._path is not None and self._alarm.is_due
 
     def save(self) -> None:
         """Saves; a storage that fails costs the checkpoint, not the trial."""
         assert self._path is not None
         started = time.monotonic()
         try:
-            write(self._path, self._state())
+            state = self._state()
+            if self._team.is_first:
+                write(self._path, state)
         except OSError as error:
             warnings.warn(f"{self._path} could not be written, training goes on: {error}", stacklevel=2)
-        ended = time.monotonic()
-        self._due_s = ended + max(self._every_s, (ended - started) / SHARE if self._every_s else 0.0)
+        took_s = time.monotonic() - started
+        self._alarm.set(max(self._every_s, took_s / SHARE if self._every_s else 0.0))

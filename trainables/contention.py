@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -57,10 +57,11 @@ class Neighbours:
 
     Args:
         gpu: the watch of the GPU that is timed; ``None`` on a CPU.
+        own: processes of this machine that do the work that is timed, where they are more than this one.
     """
 
-    def __init__(self, gpu: GpuWatch | None = None) -> None:
-        self._gpu, self._since_s = gpu, time.time()
+    def __init__(self, gpu: GpuWatch | None = None, own: Collection[int] = ()) -> None:
+        self._gpu, self._since_s, self._own = gpu, time.time(), {os.getpid(), *own}
         self._before, self._started = processor_s(), time.monotonic()
 
     def on_the_processors(self) -> str:
@@ -69,7 +70,7 @@ class Neighbours:
         used = {
             (name, pid): (seconds - self._before.get(pid, ("", 0.0, 0))[1]) / elapsed
             for pid, (name, seconds, processor) in processor_s().items()
-            if pid != os.getpid() and processor in own
+            if pid not in self._own and processor in own
         }
         (name, pid), processors = max(used.items(), key=lambda item: item[1], default=(("", 0), 0.0))
         if processors < WORTH_NAMING:

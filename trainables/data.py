@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from trainables.fetching import Chunk, Seeded, Stream, fetcher
 from trainables.outputs import to_device
 from trainables.task import Batch, Task
+from trainables.team import ALONE, Team
 
 MEGABATCH = 50
 """Batches whose items are sorted by length together: enough to pad little, few enough to keep epochs different."""
@@ -49,21 +50,38 @@ class TrainingData:
         seed: of the order.
         device: where batches are wanted.
         dtype: of their floating-point tensors; ``None`` leaves them.
+        team: whose workers each take their share of every micro-batch.
 
-    ``shares`` are the parts of a batch's examples that its micro-batches hold: equal, but where the training set is
-    smaller than a batch the last one may be smaller.
+    ``shares`` are what the losses of a worker's micro-batches are weighted with: the parts of a batch's examples that
+    they hold, times the number of workers. They are equal, but where the training set is smaller than a batch the last
+    one may be smaller.
+
+    Raises:
+        ValueError: a worker would have no example of a micro-batch.
     """
 
     def __init__(
-        self, task: Task, batch_size: int, num_parts: int, seed: int, device: torch.device, dtype: torch.dtype | None
+        self,
+        task: Task,
+        batch_size: int,
+        num_parts: int,
+        seed: int,
+        device: torch.device,
+        dtype: torch.dtype | None,
+        team: Team = ALONE,
     ) -> None:
-        self._task, self._seed = task, seed
+        self._task, self._seed, self._team = task, seed, team
         self.num_items: int = len(task.train_set)  # type: ignore[arg-type]
         self.batch_size = min(batch_size, self.num_items)
         self.steps_per_epoch = self.num_items // self.batch_size
         self._part_size = -(-self.batch_size // num_parts)
-        starts = range(0, self.batch_size, self._part_size)
-        self.shares = [min(self._part_size, self.batch_size - start) / self.batch_size for start in starts]
+        own = [len(self._own(part)) for part in torch.arange(self.batch_size).split(self._part_size)]
+        if not all(own):
+            raise ValueError(
+                f"batch_size must give each of {team.size} workers an example of every micro-batch, got "
+                f"{self.batch_size} in {len(own)}; use a larger batch_size or fewer accumulate_steps"
+            )
+        self.shares = [num * team.size / self.batch_size for num in own]
         own_seed = seed if task.num_workers else None
         self._stream = streamer(task.train_set, task.collate, device, dtype, own_seed, task.num_workers)
         self._apart = streamer(task.train_set, task.collate, device, dtype, own_seed)
@@ -78,6 +96,14 @@ class TrainingData:
             stream = streamer(self._task.train_set, self._task.collate, torch.device("cpu"), None, own_seed)
             _hash_batch(next(stream([(0, [self.order(0)[: self._part_size]])])), content)
         return content.digest()
+
+    def _own(self, part: torch.Tensor) -> torch.Tensor:
+        """A worker's share of a micro-batch: one item in so many, so that all have items of about the same lengths."""
+        return part if self._team.size == 1 else part[self._team.rank :: self._team.size]
+
+    def _parts(self, order: torch.Tensor) -> list[list[torch.Tensor]]:
+        """A worker's share of the micro-batches of each optimizer step."""
+        return [[self._own(part) for part in whole.split(self._part_size)] for whole in order.split(self.batch_size)]
 
     def order(self, epoch: int) -> torch.Tensor:
         """Indices (steps_per_epoch * batch_size,) of an epoch."""
@@ -100,8 +126,8 @@ class TrainingData:
         """Indices of the micro-batches, an epoch at a time."""
         first_epoch, skipped = divmod(first_step, self.steps_per_epoch)
         for epoch in count(first_epoch):
-            steps = self.order(epoch)[skipped * self.batch_size :].split(self.batch_size)
-            yield epoch, [part for step in steps for part in step.split(self._part_size)]
+            steps = self._parts(self.order(epoch)[skipped * self.batch_size :])
+            yield epoch, [part for step in steps for part in step]
             skipped = 0
 
     def _digest_order(self, epoch: int) -> None:
@@ -119,17 +145,16 @@ class TrainingData:
 
     def first_part(self) -> Batch:
         """The first micro-batch of the run, drawn apart from :meth:`batches`."""
-        return next(self._apart([(0, [self.order(0)[: self._part_size]])]))
+        return next(self.first_parts(1))
 
     def last_part(self) -> Batch:
         """The last micro-batch of the first epoch, drawn apart from :meth:`batches`."""
-        return next(self._apart([(0, [self.order(0)[-self._part_size :]])]))
+        return next(self._apart([(0, [self._own(self.order(0)[-self._part_size :])])]))
 
     def first_parts(self, num_steps: int) -> Iterator[Batch]:
         """The micro-batches of the run's first steps, drawn apart from :meth:`batches`."""
         order = self.order(0)[: num_steps * self.batch_size]
-        parts = [part for step in order.split(self.batch_size) for part in step.split(self._part_size)]
-        return self._apart([(0, parts)])
+        return self._apart([(0, [part for step in self._parts(order) for part in step])])
 
     def digest(self) -> str:
         """A fingerprint of the order so far and of the first micro-batch's content."""
@@ -137,12 +162,26 @@ class TrainingData:
 
 
 def validation_batches(
-    task: Task, batch_size: int, device: torch.device, dtype: torch.dtype | None
+    task: Task, batch_size: int, device: torch.device, dtype: torch.dtype | None, team: Team = ALONE
 ) -> Callable[[], Iterator[Batch]]:
-    """Passes over the validation set in its own order, the last batch as small as it comes."""
+    """Passes over the validation set in its own order, the last batch as small as it comes.
+
+    Args:
+        task: its validation set and ``collate``.
+        batch_size: examples of a batch.
+        device: where batches are wanted.
+        dtype: of their floating-point tensors; ``None`` leaves them.
+        team: whose workers each take a stretch of it, in the order of their ranks.
+
+    Raises:
+        ValueError: a worker would have no example.
+    """
     own_seed = 0 if task.num_workers else None
     stream = streamer(task.val_set, task.collate, device, dtype, own_seed, task.num_workers)
-    parts = list(torch.arange(len(task.val_set)).split(batch_size))  # type: ignore[arg-type]
+    num_items = len(task.val_set)  # type: ignore[arg-type]
+    if num_items < team.size:
+        raise ValueError(f"val_set must hold an example for each of {team.size} workers, got {num_items}")
+    parts = list(torch.arange(num_items).tensor_split(team.size)[team.rank].split(batch_size))
     return lambda: stream([(0, parts)])
 
 

@@ -15,13 +15,14 @@ from trainables.loop import Loop
 from trainables.outputs import accuracy, batch_length, labels_of, logits_of
 from trainables.scoring import exact_loss, find_shifts, is_classified, reference_loss
 from trainables.task import Batch, Task
+from trainables.team import ALONE, Team
 
 EVAL_BATCHES = 2
 """Validation batches are this many times a training micro-batch: without gradients they fit."""
 
 
 class Evaluator:
-    """Evaluates a loop's model on its task's validation set.
+    """Evaluates a loop's model on its task's validation set, each worker of a team on a stretch of it.
 
     Args:
         loop: whose model, loss, precision and device are used.
@@ -29,8 +30,8 @@ class Evaluator:
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
-        size = EVAL_BATCHES * loop.hyper.batch_size // loop.hyper.accumulate_steps
-        self._batches = validation_batches(loop.task, size, loop.device, loop.dtype)
+        size = max(1, EVAL_BATCHES * loop.hyper.batch_size // loop.hyper.accumulate_steps // loop.team.size)
+        self._batches = validation_batches(loop.task, size, loop.device, loop.dtype, loop.team)
         batch = next(self._batches())
         self._shifts: tuple[int, ...] = (0,)
         self.metrics = task_metrics(loop.task, batch)
@@ -49,7 +50,8 @@ class Evaluator:
         if len(self._shifts) > 1:  # before training the logits may be all alike
             self._shifts = self._find_shifts(next(self._batches()))
         self._loop.model.eval()
-        totals = {f"val_{name}": make_total(self._shifted(metric)) for name, metric in self.metrics.items()}
+        team = self._loop.team
+        totals = {f"val_{name}": make_total(self._shifted(metric), team) for name, metric in self.metrics.items()}
         if self._loop.task.losses is not None:
             totals["val_loss"] = FunctionTotal(self._loop.task.losses)
         losses = _LossTotal()
@@ -59,6 +61,9 @@ class Evaluator:
                 losses.add(loss, batch_length(batch))
                 for total in totals.values():
                     total.add(outputs, batch)
+        if team.size > 1:
+            for each in (losses, *totals.values()):
+                each.gather(team)
         values = {"val_loss": losses.value()} | {name: total.value() for name, total in totals.items()}
         examples = {name: total.examples() for name, total in totals.items()}
         return values, {name: found for name, found in examples.items() if found is not None}
@@ -75,7 +80,8 @@ class Evaluator:
         with torch.random.fork_rng(generators), torch.no_grad(), exact_loss(loop.dtype, loop.device):
             outputs, _ = loop.forward(batch)
         own = reference_loss(outputs, batch, None)
-        return (0,) if own is None or not is_classified(outputs, batch) else find_shifts([(outputs, own)], batch)
+        known = own is not None and is_classified(outputs, batch)
+        return loop.team.agree(find_shifts([(outputs, own)], batch) if known else (0,))
 
 
 def _has_tokens(batch: Batch) -> bool:
@@ -102,6 +108,11 @@ class _LossTotal:
         part = loss.detach().double() * count
         self._sum = part if self._sum is None else self._sum + part
         self._count += count
+
+    def gather(self, team: Team) -> None:
+        assert self._sum is not None  # every worker has an example
+        parts = team.gather((self._sum.cpu(), self._count))
+        self._sum, self._count = torch.stack([part for part, _ in parts]).sum(), sum(count for _, count in parts)
 
     def value(self) -> float:
         return math.nan if self._sum is None else float(self._sum) / self._count
@@ -130,6 +141,13 @@ class FunctionTotal:
                 )
             self._values.append(values)
 
+    def gather(self, team: Team) -> None:
+        """Takes in what all workers of a team have, by rank."""
+        values, sums = [value.cpu() for value in self._values], [(a.cpu(), b.cpu()) for a, b in self._sums]
+        parts = team.gather((values, sums))
+        self._values = [value for values, _ in parts for value in values]
+        self._sums = [each for _, sums in parts for each in sums]
+
     def value(self) -> float:
         """The metric over all batches so far; NaN where nothing counted."""
         if self._sums:
@@ -153,14 +171,26 @@ class FunctionTotal:
 class _UpdatingTotal:
     """A metric object with ``update(logits, labels)`` and ``compute()``, as torchmetrics makes them."""
 
-    def __init__(self, factory: Callable[[], Any]) -> None:
-        self._metric = factory()
+    def __init__(self, factory: Callable[[], Any], team: Team) -> None:
+        self._factory, self._metric = factory, factory()
+        self._keeps = team.size > 1 and not hasattr(self._metric, "sync")  # torchmetrics' own gather in ``compute``
+        self._seen: list[tuple[torch.Tensor, Any]] = []
 
     def add(self, outputs: Any, batch: Batch) -> None:
-        logits = logits_of(outputs)
+        logits, labels = logits_of(outputs), labels_of(batch)
         if hasattr(self._metric, "to"):
             self._metric = self._metric.to(logits.device)
-        self._metric.update(logits, labels_of(batch))
+        self._metric.update(logits, labels)
+        if self._keeps:
+            self._seen.append((logits, labels))
+
+    def gather(self, team: Team) -> None:
+        if not self._keeps:
+            return
+        self._metric = self._factory()
+        for seen in team.gather([(logits.cpu(), labels.cpu()) for logits, labels in self._seen]):
+            for logits, labels in seen:
+                self._metric.update(logits, labels)
 
     def value(self) -> float:
         return float(self._metric.compute())
@@ -169,11 +199,11 @@ class _UpdatingTotal:
         return None
 
 
-def make_total(metric: Callable[..., Any]) -> "FunctionTotal | _UpdatingTotal":
-    """What collects a metric over batches: ``add``, then ``value`` and ``examples``."""
+def make_total(metric: Callable[..., Any], team: Team = ALONE) -> "FunctionTotal | _UpdatingTotal":
+    """What collects a metric over batches: ``add``, in a team ``gather``, then ``value`` and ``examples``."""
     made = metric.func if isinstance(metric, functools.partial) else metric
     if isinstance(made, type) and hasattr(made, "update") and hasattr(made, "compute"):
-        return _UpdatingTotal(metric)
+        return _UpdatingTotal(metric, team)
     return FunctionTotal(metric)
 
 

@@ -14,6 +14,7 @@ from trainables.data import TrainingData
 from trainables.float8 import to_float8
 from trainables.hyperparameters import Hyperparameters
 from trainables.isolation import weights_digest
+from trainables.joined import Joined
 from trainables.ladder import Precision
 from trainables.optim import learning_rate_factor, make_optimizer
 from trainables.outputs import default_loss, make_forward, upcast
@@ -21,6 +22,7 @@ from trainables.precision import autocast, make_scaler
 from trainables.routes import DEFAULT, take_layout
 from trainables.tally import Before, Counts, Tally, has_collapsed
 from trainables.task import Batch, Task
+from trainables.team import ALONE, Alarm, Team
 
 LOOK_EVERY_S = 2.0
 """Seconds of training after which a loop looks whether it is still worth its time; each look waits for the device."""
@@ -67,6 +69,7 @@ class Loop:
         device: where it trains.
         num_steps: of the whole run, for the schedule; ``None``: the schedule stays at its start (timing, probing).
         route: one of :data:`trainables.routes.ROUTES`.
+        team: whose workers train it together: each has a loop of its own, and a share of every batch.
     """
 
     def __init__(
@@ -78,8 +81,9 @@ class Loop:
         device: torch.device,
         num_steps: int | None = None,
         route: str = DEFAULT,
+        team: Team = ALONE,
     ) -> None:
-        self.route = route
+        self.route, self.team = route, team
         self.task, self.hyper, self.precision, self.device = task, hyper, precision, device
         self.dtype = None if precision.parameters == "float32" else getattr(torch, precision.parameters)
         self.init_digest = weights_digest(task.model)
@@ -87,12 +91,13 @@ class Loop:
         if precision.scaling:
             self.model = to_float8(self.model, precision.scaling)
         take_layout(route, self.model)
-        self.data = TrainingData(task, hyper.batch_size, hyper.accumulate_steps, seed, device, self.dtype)
+        self.data = TrainingData(task, hyper.batch_size, hyper.accumulate_steps, seed, device, self.dtype, team)
         self.scaler = make_scaler(precision, device)
         self.optimizer = make_optimizer(task, hyper)
         self.autocast = autocast(precision, device)
         self.step = 0
         self._forward = self._train_forward = make_forward(self.model)
+        self._joined: Joined | None = None
         self._loss = task.loss or default_loss
         self._parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self._batches = self.data.batches()
@@ -132,6 +137,14 @@ class Loop:
         finally:
             self._train_forward = compiled
 
+    def join(self, has_unused: bool) -> None:
+        """Has gradients averaged over the team's workers from now on, while they are computed.
+
+        Args:
+            has_unused: whether there are parameters that a step leaves without a gradient, which has to be looked for.
+        """
+        self._joined = Joined(self.model, lambda batch: self.forward(batch)[1], has_unused)
+
     def forward(self, batch: Batch) -> tuple[Any, torch.Tensor]:
         """A batch's outputs and loss, in the precision's autocast."""
         with self.autocast:
@@ -151,18 +164,18 @@ class Loop:
         """
         self.model.train()
         if self._tally is None:
-            self._tally = Tally(self.device, self.step)
+            self._tally = Tally(self.device, self.step, self.team)
             self._applied_before = self.step - int(self._skipped)
         norm: torch.Tensor | None = None
-        since, look_at_s = self._last_applied, time.monotonic() + LOOK_EVERY_S
+        since, look = self._last_applied, Alarm(self.team, LOOK_EVERY_S)
         for left in reversed(range(num_steps)):
             norm = self.train_step(self._tally, want_norm=left == 0)
-            if left and time.monotonic() >= look_at_s:
+            if left and look.is_due:
                 seen = self._progress(self._tally.read(), since)
                 if seen.num_nonfinite or seen.has_collapsed:
                     break
                 since = since if seen.applied_steps == since.applied_steps else Before(self.step, seen.applied_steps)
-                look_at_s = time.monotonic() + LOOK_EVERY_S
+                look.set(LOOK_EVERY_S)
             if left and after_step is not None:
                 after_step()
         else:
@@ -171,6 +184,7 @@ class Loop:
         if progress.applied_steps > self._last_applied.applied_steps:
             self._last_applied = Before(self.step, progress.applied_steps)
         self._tally = None
+        self.team.spread(self.model.buffers())  # statistics that each has of its own share
         return progress
 
     def _progress(self, counts: Counts, since: Before, norm: torch.Tensor | None = None) -> Progress:
@@ -221,7 +235,7 @@ class Loop:
         self._skipped.fill_(state["skipped"])
         self._tally = None
         if state["tally"] is not None:
-            self._tally = Tally(self.device)
+            self._tally = Tally(self.device, team=self.team)
             self._tally.load_state_dict(state["tally"])
         self._applied_before = state["applied_before"]
         self._last_applied = Before(*state.get("last_applied", (self.step, self._applied_before)))
@@ -260,9 +274,12 @@ class Loop:
 
     def _backward(self, parts: list[Batch]) -> torch.Tensor:
         total: torch.Tensor | None = None
-        for batch, share in zip(parts, self.data.shares, strict=True):
-            loss = self.forward(batch)[1]
-            if len(parts) > 1:
+        for index, (batch, share) in enumerate(zip(parts, self.data.shares, strict=True), 1):
+            if self._joined is None:
+                loss = self.forward(batch)[1]
+            else:
+                loss = self._joined.loss(batch, is_last=index == len(parts))
+            if share != 1:
                 loss = loss * share
             (loss if self.scaler is None else self.scaler.scale(loss)).backward()
             value = loss.detach() if loss._base is None else loss.detach().clone()  # a view would keep its base

@@ -30,11 +30,13 @@ from trainables.kernels import serving_kernel
 from trainables.ladder import LADDER
 from trainables.loading import describe, load_function
 from trainables.loop import Loop
+from trainables.meeting import WorkerLost
 from trainables.memory import ArmMemory, is_out_of_memory, settle_process
 from trainables.precision import device_name, numerics
 from trainables.routes import DEFAULT
 from trainables.spec import TimingJob
 from trainables.tally import Tally
+from trainables.team import Team, meet
 
 MIN_STEPS, MIN_WINDOW_MS = 10, 50.0
 """A window's least number of timed steps, and its least length."""
@@ -111,8 +113,9 @@ def time_block(job: TimingJob) -> dict[str, Any]:
         trial, precisions = job.trial, [LADDER[name] for name in job.precisions]
         compile = any(trial.compiles(precision) for precision in precisions)
         with ExitStack() as stack:
+            team = stack.enter_context(meet(job.meeting, device))
             stack.enter_context(isolated(precisions[0], trial.seed, trial.num_threads, trial.task.directory, compile))
-            arms = [_build(job, name, device) for name in arm_names(job)]
+            arms = [_build(job, name, device, team) for name in arm_names(job)]
             record["contended"], record["contention"] = _timed(arms, job.windows, device)
             for arm in arms:
                 with numerics(arm.loop.precision, arm.loop.route):
@@ -120,7 +123,8 @@ def time_block(job: TimingJob) -> dict[str, Any]:
             record["arms"] = [arm.record() for arm in arms]
         record["batch_size"] = arms[0].loop.data.batch_size
     except (Exception, SystemExit) as error:
-        record["status"] = "out_of_memory" if is_out_of_memory(error) else "errored"
+        lost = "lost" if isinstance(error, WorkerLost) else "errored"
+        record["status"] = "out_of_memory" if is_out_of_memory(error) else lost
         record["status_reason"] = describe(error)
     return record
 
@@ -140,12 +144,12 @@ def arm_names(job: TimingJob) -> list[Name]:
     return [names[-1], *names[1:-1], names[0]] if job.trial.seed % 2 else names
 
 
-def _build(job: TimingJob, name: Name, device: torch.device) -> Arm:
+def _build(job: TimingJob, name: Name, device: torch.device, team: Team) -> Arm:
     precision = LADDER[name.precision]
     with numerics(precision):
         memory = ArmMemory(device)
         spec = job.arm(name.precision, name.is_default)
-        loop, observation = build_observed(spec, precision, device, num_steps=False)
+        loop, observation = build_observed(spec, precision, device, num_steps=False, team=team)
         arm = Arm(name, loop, observation, observation)
         memory.restart()
         arm.loop.train(WARMUP_STEPS)
@@ -160,7 +164,9 @@ def _timed(arms: Sequence[Arm], windows: int, device: torch.device) -> tuple[boo
     gpu = GpuWatch.of(device)
     for arm in arms:
         arm.gpu = gpu
-    neighbours = Neighbours(gpu)
+    team = arms[0].loop.team
+    own = [pid for host, pid in team.gather((socket.gethostname(), os.getpid())) if host == socket.gethostname()]
+    neighbours = Neighbours(gpu, own)
     contended = _run(arms, windows)
     reason = neighbours.reason(contended, [share for arm in arms for share in arm.waited])
     return True if reason is not None else contended, reason
@@ -213,9 +219,10 @@ def _window(arm: Arm, num_steps: int) -> tuple[float, float | None]:
         after = waiting_ns()
     longest = max((after[thread] - before.get(thread, 0) for thread in after), default=None)
     waited = None if longest is None else min(1.0, longest / 1e9 / wall_s)
+    waited, median_ms = arm.loop.team.largest(waited), arm.loop.team.agree(statistics.median(times))
     arm.waited.append(waited)
     arm.cpus_used.append(processor_s / wall_s)
-    return statistics.median(times), waited
+    return median_ms, waited
 
 
 class _HostClock:

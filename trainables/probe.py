@@ -20,10 +20,12 @@ from trainables.kernels import serving_kernel
 from trainables.ladder import LADDER, Precision
 from trainables.loading import TaskError, describe, load_function
 from trainables.loop import Loop
+from trainables.meeting import Meeting, WorkerLost
 from trainables.memory import is_out_of_memory, peak_memory_bytes, release_memory
 from trainables.precision import device_name, put_in_force, unsupported_reason
 from trainables.routes import DEFAULT, join, options_for, options_in
 from trainables.spec import TrialSpec
+from trainables.team import meet
 
 HOPELESS = 5.0
 """A precision is left out when a step takes more than this many times the first supported precision's."""
@@ -86,19 +88,23 @@ class ProbeResult:
         return self.status == "completed"
 
 
-def probe(spec: TrialSpec, precisions: Sequence[str], route: str | None = None) -> Iterator[ProbeResult]:
+def probe(
+    spec: TrialSpec, precisions: Sequence[str], route: str | None = None, meeting: Meeting | None = None
+) -> Iterator[ProbeResult]:
     """Probes precisions one after the other, the first supported one being what the others are compared with.
 
     Args:
         spec: a trial on the real task; its precision, route and budget are not used.
         precisions: names of the ladder, baselines first.
         route: the one to take; ``None`` takes the fastest in each precision.
+        meeting: where the trial's workers meet, each of which probes; ``None`` where it has one.
 
     Yields:
         a result for each, as soon as it is known.
 
     Raises:
         TaskError: the task cannot be built.
+        WorkerLost: another worker went away.
     """
     device = pick_device(spec.num_gpus)
     baseline_ms: float | None = None
@@ -110,7 +116,9 @@ def probe(spec: TrialSpec, precisions: Sequence[str], route: str | None = None) 
         if reason is not None:
             yield ProbeResult(name, "unsupported", reason, **where)
             continue
-        result = replace(_probe_one(spec, precision, device, baseline_ms, route), **where)
+        # Anew for each: workers that failed in one precision are not in step any more.
+        at = None if meeting is None else replace(meeting, name=f"{meeting.name}/{name}")
+        result = replace(_probe_one(spec, precision, device, baseline_ms, route, at), **where)
         baseline_ms = baseline_ms or (result.fastest_ms if result.is_usable else None)
         first_digest = first_digest or result.init_digest
         if result.init_digest not in (None, first_digest):
@@ -122,13 +130,21 @@ def probe(spec: TrialSpec, precisions: Sequence[str], route: str | None = None) 
 
 
 def _probe_one(
-    spec: TrialSpec, precision: Precision, device: torch.device, baseline_ms: float | None, route: str | None
+    spec: TrialSpec,
+    precision: Precision,
+    device: torch.device,
+    baseline_ms: float | None,
+    route: str | None,
+    meeting: Meeting | None,
 ) -> ProbeResult:
     try:
         load_function(spec.task)
-        with isolated(precision, spec.seed, spec.num_threads, spec.task.directory, spec.compiles(precision)):
+        with (
+            meet(meeting, device) as team,
+            isolated(precision, spec.seed, spec.num_threads, spec.task.directory, spec.compiles(precision)),
+        ):
             spec = replace(spec, route=route or DEFAULT)
-            loop, observation = build_observed(spec, precision, device, num_steps=False)
+            loop, observation = build_observed(spec, precision, device, num_steps=False, team=team)
             metrics = _check_evaluation(loop)  # what fails in evaluation, too, is to be known now
             loop.train(1)
             found = _result(loop, observation, metrics, _step_times_ms(loop, MAX_MS), baseline_ms)
@@ -136,7 +152,7 @@ def _probe_one(
                 loop, found = _fastest(spec, loop, observation.kinds, found)
             kernel = serving_kernel(lambda: loop.train(1), device) if found.is_usable else None
             return replace(found, kernel=kernel)
-    except TaskError:
+    except (TaskError, WorkerLost):
         raise
     except (Exception, SystemExit) as error:
         status = "out_of_memory" if is_out_of_memory(error) else "errored"
@@ -161,7 +177,8 @@ def _fastest(spec: TrialSpec, loop: Loop, kinds: Collection[str], found: ProbeRe
             put_in_force(loop.precision, route)
             loop, found = _faster(spec, loop, route, found)
         except Exception:  # a route that fails is none; what the task does wrong on the default one is known by now
-            continue
+            if loop.team.size > 1:
+                raise  # its workers are not in step any more
     put_in_force(loop.precision, loop.route)
     return loop, found
 
@@ -172,7 +189,7 @@ def _faster(spec: TrialSpec, loop: Loop, route: str, found: ProbeResult) -> tupl
     A tie goes to the other route, so that most runs of a sweep take the same: where it is advised, it is rarely a
     little slower and often much faster.
     """
-    other, observation = build_observed(replace(spec, route=route), loop.precision, loop.device, False)
+    other, observation = build_observed(replace(spec, route=route), loop.precision, loop.device, False, loop.team)
     if other.route != route:
         return loop, found
     metrics = _check_evaluation(other)
@@ -233,11 +250,11 @@ def _result(
 def _step_times_ms(loop: Loop, max_ms: float) -> list[float]:
     """Times of single steps of a loop that is warm."""
     times: list[float] = []
-    while len(times) < MAX_STEPS and sum(times) < max_ms:
+    while loop.team.agree(len(times) < MAX_STEPS and sum(times) < max_ms):
         started = time.perf_counter()
         loop.train(1)
         times.append(1e3 * (time.perf_counter() - started))
-    return times
+    return loop.team.agree(times)
 
 
 def _own_ms(loop: Loop) -> float:
@@ -249,4 +266,4 @@ def _own_ms(loop: Loop) -> float:
         elapsed_ms, after = 1e3 * (time.perf_counter() - started), waiting_ns()
         waited_ns = max((after[thread] - before.get(thread, 0) for thread in after), default=0)
         found.append(elapsed_ms - waited_ns / 1e6)
-    return min(found)
+    return loop.team.agree(min(found))

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from trainables.ladder import Precision
 from trainables.loading import TaskSource
+from trainables.meeting import Meeting
 from trainables.routes import DEFAULT
 from trainables.stopping import Stopping
 
@@ -80,8 +81,9 @@ class TrialSpec:
         precision: a name of the ladder.
         seed: seeds initial weights, data order and everything drawn later.
         budget: when to report and when to stop.
-        num_cpus: threads for the CPU's share of the work, at least 1.
+        num_cpus: threads for the CPU's share of the work, of all workers together.
         num_gpus: GPUs of this trial; 0 trains on the CPU.
+        num_workers: processes that train it together, at least 1.
         route: one of :data:`trainables.routes.ROUTES`.
         compile: whether training steps are compiled, as some precisions always are.
         examples_of: the metric whose value per validation example the last report carries; ``None`` for none.
@@ -98,6 +100,7 @@ class TrialSpec:
     budget: Budget
     num_cpus: float = 1
     num_gpus: float = 0
+    num_workers: int = 1
     route: str = DEFAULT
     compile: bool = False
     examples_of: str | None = None
@@ -107,8 +110,8 @@ class TrialSpec:
 
     @property
     def num_threads(self) -> int:
-        """Threads that an operation on the CPU may use."""
-        return max(1, int(self.num_cpus))
+        """Threads that an operation on the CPU may use, in each worker."""
+        return max(1, int(self.num_cpus / self.num_workers))
 
     def compiles(self, precision: Precision) -> bool:
         """Whether steps in a precision are compiled."""
@@ -144,17 +147,23 @@ class TimingJob:
             by the default route where its own is another.
         routes: precision -> its kernel route; the default one where it is not named.
         windows: of each arm, at least 1.
+        meeting: where the trial's workers meet, each of which times the block; ``None`` where it has one.
     """
 
     trial: TrialSpec
     precisions: tuple[str, ...]
     routes: Mapping[str, str] = field(default_factory=dict)
     windows: int = 8
+    meeting: Meeting | None = None
 
     def arm(self, precision: str, by_default: bool = False) -> TrialSpec:
         """The trial in one precision, by its route or by the default one."""
         route = DEFAULT if by_default else self.routes.get(precision, DEFAULT)
         return replace(self.trial, precision=precision, route=route)
+
+    def at(self, meeting: Meeting, number: int) -> "TimingJob":
+        """The job for one of several workers, which meet for each job anew; ``number`` tells the jobs apart."""
+        return replace(self, meeting=replace(meeting, name=f"{meeting.name}/{number}"))
 
     def to_json(self) -> str:
         """One line, as :meth:`from_json` takes it."""
@@ -164,4 +173,6 @@ class TimingJob:
     def from_json(cls, line: str) -> "TimingJob":
         """The job that :meth:`to_json` wrote."""
         data = json.loads(line)
-        return cls(TrialSpec.from_dict(data["trial"]), tuple(data["precisions"]), data["routes"], data["windows"])
+        meeting = Meeting(**data["meeting"]) if data["meeting"] else None
+        trial, precisions = TrialSpec.from_dict(data["trial"]), tuple(data["precisions"])
+        return cls(trial, precisions, data["routes"], data["windows"], meeting)

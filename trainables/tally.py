@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from trainables.team import ALONE, Team
+
 PENDING = 100
 """Losses are summed and looked through so many at a time: a few operations then, none in a step."""
 
@@ -67,13 +69,15 @@ class Tally:
     Args:
         device: of the losses.
         step: steps of the run before the interval.
+        team: whose workers' losses, each over its share of a batch, come to one; they read, save and restore together.
 
     ``waited_s`` are the seconds that the host spent on getting the interval's batches, added by the loop.
     """
 
-    def __init__(self, device: torch.device, step: int = 0) -> None:
-        self._device, self._step = device, step
+    def __init__(self, device: torch.device, step: int = 0, team: Team = ALONE) -> None:
+        self._device, self._step, self._team = device, step, team
         self._pending: list[tuple[torch.Tensor, torch.Tensor | None]] = []
+        self._num_common = 0  # of the pending losses: all workers', from before the trial was saved
         self._taken: torch.Tensor | None = None
         self._lowest_scale: torch.Tensor | None = None
         self.waited_s = 0.0
@@ -119,9 +123,11 @@ class Tally:
             total, num, first = self._taken.unbind()
             found = [total + found[0], num + found[1], torch.minimum(first, found[2])]
         self._taken, self._step, self._pending = torch.stack(found), self._step + len(losses), []
+        self._num_common = 0
 
     def _losses(self) -> torch.Tensor:
-        return torch.stack([loss for loss, _ in self._pending]).flatten()
+        losses, common = torch.stack([loss for loss, _ in self._pending]).flatten(), self._num_common
+        return torch.cat([losses[:common], self._team.mean(losses[common:])]) if self._team.size > 1 else losses
 
     @property
     def _is_scaled(self) -> bool:
@@ -149,3 +155,4 @@ class Tally:
         if state["pending"] is not None:
             losses, skipped = (state["pending"][name].to(self._device) for name in ("losses", "skipped"))
             self._pending = list(zip(losses, skipped, strict=True))
+            self._num_common = len(self._pending)

@@ -21,10 +21,11 @@ from trainables.compiler import CompileError
 from trainables.effective import Observation, observe_again
 from trainables.evaluation import Evaluator
 from trainables.figures import divergence, fill, fill_times, known
-from trainables.isolation import isolated
+from trainables.isolation import isolated, seed_everything
 from trainables.ladder import Precision
 from trainables.loading import describe, load_function
 from trainables.loop import Loop, Progress
+from trainables.meeting import Meeting, WorkerLost
 from trainables.memory import is_out_of_memory, peak_memory_bytes, peak_reserved_bytes, release_memory
 from trainables.precision import device_name, lookup, unsupported_reason
 from trainables.report import TrialReport
@@ -32,11 +33,12 @@ from trainables.spec import STATE_FILE, WEIGHTS_FILE, TrialSpec
 from trainables.state import read_state
 from trainables.stopping import enough
 from trainables.tally import Before
+from trainables.team import ALONE, meet
 
 
-def run_trial(spec: TrialSpec) -> Iterator[TrialReport]:
+def run_trial(spec: TrialSpec, meeting: Meeting | None = None) -> Iterator[TrialReport]:
     """Trains, evaluates and reports until the budget is spent or the trial fails; see :meth:`Trial.reports`."""
-    return Trial(spec).reports()
+    return Trial(spec, meeting).reports()
 
 
 class Trial:
@@ -44,10 +46,12 @@ class Trial:
 
     Args:
         spec: what to run. Where its own folder holds a state of it, it goes on from there.
+        meeting: where the trial's workers meet, each of which runs this same trial; ``None`` where it has one. The
+            first worker's reports are the trial's.
     """
 
-    def __init__(self, spec: TrialSpec) -> None:
-        self._spec = spec
+    def __init__(self, spec: TrialSpec, meeting: Meeting | None = None) -> None:
+        self._spec, self._meeting, self._team = spec, meeting, ALONE
         self._report = TrialReport(spec.trial_id, node=socket.gethostname())
         self._past: list[dict[str, Any]] = []
         self._step_times: list[float] = []
@@ -63,15 +67,19 @@ class Trial:
         Yields:
             a report after every interval; the last one has a status other than ``running``. What fails is its status
             and reason. A trial that goes on from its own folder begins with the reports that it had made.
+
+        Raises:
+            WorkerLost: another worker of the trial went away.
         """
         self._started = time.perf_counter()
         device: torch.device | None = None
         try:
             device = pick_device(self._spec.num_gpus)
-            if self._state is None:
-                self.take_up(self._read_own())
-                yield from [TrialReport(**report) for report in self._past]
-            yield from self._isolated(device)
+            with meet(self._meeting, device) as self._team:
+                yield from self._taken_up()
+                yield from self._isolated(device)
+        except WorkerLost:
+            raise  # the trial did nothing wrong, and its state is still good
         except (Exception, SystemExit) as error:
             self._report.status = "out_of_memory" if is_out_of_memory(error) else "errored"
             self._report.status_reason = describe(error)
@@ -83,13 +91,22 @@ class Trial:
             self._loop = None
             if device is not None:
                 release_memory(device)
-            if self._report.is_last and self._file is not None:
+            if self._report.is_last and self._file is not None and self._team.is_first:
                 checkpoint.remove(self._file)
 
+    def _taken_up(self) -> Iterator[TrialReport]:
+        """Takes up what the first worker was given, or else what it finds in the trial's folder, with its reports."""
+        given = self._team.agree(self._state is not None)
+        if not given:
+            self._state = self._read_own() if self._team.is_first else None
+        self.take_up(self._team.agree(self._state))
+        yield from [] if given else [TrialReport(**report) for report in self._past]
+
     def state_dict(self) -> dict[str, Any]:
-        """All that the trial goes on from; tensors and plain data."""
+        """All that the trial goes on from; tensors and plain data. All workers of a team make it together."""
         if self._loop is None:
             return {} if self._state is None else dict(self._state)
+        rngs = self._team.gather(checkpoint.rng_state(self._loop.device))
         return {
             "of": self._identity(),
             "loop": self._loop.state_dict(),
@@ -97,7 +114,8 @@ class Trial:
             "step_times": self._step_times,
             "elapsed_s": self._elapsed_s,
             "wall_s": self._wall_s,
-            "rng": checkpoint.rng_state(self._loop.device),
+            "rng": rngs[0],
+            "other_rngs": rngs[1:],
         }
 
     def take_up(self, state: Mapping[str, Any] | None) -> None:
@@ -142,7 +160,7 @@ class Trial:
         spec = self._spec
         self._report.device = device_name(device)
         precision = lookup(spec.precision)
-        reason = unsupported_reason(precision, device)
+        reason = self._team.first(unsupported_reason(precision, device))
         if reason is not None:
             self._report.status, self._report.status_reason = "unsupported", reason
             yield self._made()
@@ -158,7 +176,7 @@ class Trial:
     def _train(self, precision: Precision, device: torch.device) -> Iterator[None]:
         """Fills the report in; yields when it is to be sent."""
         report = self._report
-        loop, observation = build_observed(self._spec, precision, device)
+        loop, observation = build_observed(self._spec, precision, device, team=self._team)
         self._loop = loop
         report.init_digest, report.route, report.compiled = loop.init_digest, loop.route, loop.is_compiled
         report.effective_precision, report.effective_share = observation.effective, known(observation.share)
@@ -178,7 +196,7 @@ class Trial:
             raise ValueError(f"metric must be one of {', '.join(evaluator.names)}, got {spec.examples_of!r}")
         self._restore(loop)
         every_s = spec.checkpoints.every_s if spec.checkpoints else 0.0
-        saver = Saver(self._file, every_s, self.state_dict)
+        saver = Saver(self._file, every_s, self.state_dict, self._team)
         total = spec.budget.num_steps(loop.data.steps_per_epoch)
         while loop.step < total:
             if saver.is_due:
@@ -190,7 +208,7 @@ class Trial:
             self._judge(loop, observation, progress, values, is_spent=loop.step >= total)
             if report.status == "completed":
                 report.examples = examples.get(spec.examples_of or "")
-                report.checkpoint = self._keep_weights(loop, values)
+                report.checkpoint = self._keep_weights(loop, values) if self._team.is_first else None
             yield
             if report.is_last:
                 return
@@ -200,7 +218,7 @@ class Trial:
     ) -> None:
         """Sets the status where the trial ends with this report."""
         report = self._report
-        fault = None if progress.has_collapsed else read_state(loop).fault(loop.precision)
+        fault = self._team.first(None if progress.has_collapsed else read_state(loop).fault(loop.precision))
         enough_for = None
         if fault is not None:
             report.effective_precision = None
@@ -222,13 +240,17 @@ class Trial:
         last = observe_again(loop, observation)
         self._report.effective_precision, self._report.effective_share = last.effective, known(last.share)
         deviation = last.deviation(loop.precision)
-        return None if deviation is None else f"{deviation}, other than in the first"
+        return self._team.first(None if deviation is None else f"{deviation}, other than in the first")
 
     def _restore(self, loop: Loop) -> None:
         """Last of all before training, since building draws from the generators."""
         if self._state:
             loop.load_state_dict(self._state["loop"])
-            checkpoint.set_rng_state(self._state["rng"], loop.device)
+            rngs = [self._state["rng"], *self._state.get("other_rngs", ())]
+            if len(rngs) == self._team.size or self._team.is_first:
+                checkpoint.set_rng_state(rngs[self._team.rank], loop.device)
+            else:  # saved by another number of workers
+                seed_everything(self._team.seed(self._spec.seed, loop.step))
         self._state = {}
 
     def _train_until(self, loop: Loop, step: int, saver: Saver) -> Progress:
@@ -253,7 +275,8 @@ class Trial:
         self._step_times.append(self._elapsed_s / (report.step - before.step))
         fill_times(report, self._elapsed_s, progress.waited_s, self._step_times, before, loop)
         self._elapsed_s = 0.0
-        report.peak_memory_bytes = peak_memory_bytes(loop.model, loop.optimizer, observation.activations, loop.device)
+        peak = peak_memory_bytes(loop.model, loop.optimizer, observation.activations, loop.device)
+        report.peak_memory_bytes = max(self._team.gather(peak))
         report.peak_reserved_bytes = peak_reserved_bytes(loop.device)
         report.status_reason = divergence(progress, values, report.skipped_steps)
 

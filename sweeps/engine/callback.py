@@ -52,7 +52,8 @@ class JournalCallback(tune.Callback):
         now = with_config(self._search.trials[spec["trial_id"]], spec["config"])
         before = self._begun.get(now.trial_id)
         if before is None:
-            row = rows.started(now, "search", self._resources.num_cpus, self._resources.num_gpus)
+            resources = self._resources
+            row = rows.started(now, "search", resources.num_cpus, resources.num_gpus, resources.num_workers)
             self._recorder.record("trial", row)
         elif now != before:
             self._recorder.begins_anew(now.trial_id)  # its donor may not have come as far

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from sweeps.engine.autoscaler import Node, startable_nodes
 from sweeps.engine.sweep import Sweep
@@ -25,11 +25,13 @@ class Resources:
     """What each trial gets, and how many of them run at once.
 
     Args:
-        num_cpus: of each trial.
-        num_gpus: of each trial.
+        num_cpus: of each trial, all its workers together.
+        num_gpus: of each trial, the same.
         slots: trials that the cluster runs at once, as it stands; on the first node to come where it has none for them.
-        exclusive_cpus: all CPUs of the smallest node that can run a trial: what a timing reserves.
+        exclusive_cpus: all CPUs of the smallest node that can run a trial: what a timing reserves; where it has
+            several workers, the part of each.
         waits_for: what has to come before a trial can run, in words; empty where nothing has to.
+        num_workers: processes of each trial; they may run on several nodes.
     """
 
     num_cpus: float
@@ -37,17 +39,18 @@ class Resources:
     slots: int
     exclusive_cpus: float
     waits_for: str = ""
+    num_workers: int = 1
 
     @property
-    def per_trial(self) -> dict[str, float]:
-        """As ``num_cpus`` and ``num_gpus`` of Ray's remote options."""
-        return {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus}
+    def per_worker(self) -> dict[str, float]:
+        """As ``num_cpus`` and ``num_gpus`` of Ray's remote options: the share of each worker of a trial."""
+        return {"num_cpus": _share(self.num_cpus, self.num_workers), "num_gpus": self.num_gpus / self.num_workers}
 
     @property
     def exclusive(self) -> dict[str, float]:
-        """Options that reserve a device for one process: whole GPUs, or all CPUs of a node."""
+        """Options that reserve a device for one process: whole GPUs, or its part of all CPUs of a node."""
         if self.num_gpus:
-            return {"num_cpus": self.num_cpus, "num_gpus": math.ceil(self.num_gpus)}
+            return {**self.per_worker, "num_gpus": math.ceil(self.per_worker["num_gpus"])}
         return {"num_cpus": self.exclusive_cpus, "num_gpus": 0}
 
 
@@ -160,42 +163,80 @@ def _resources(sweep: Sweep, nodes: list[Node], startable: Callable[[], list[Nod
         startable: tells of those that may be added, as :func:`startable_nodes`; not asked where it does not matter.
 
     Raises:
-        SweepError: a trial fits on none of them.
+        SweepError: a trial does not fit on them.
     """
-    cpus, gpus = sweep.cpus_per_trial, sweep.gpus_per_trial
+    num_workers, gpus = sweep.workers_per_trial, sweep.gpus_per_trial
     if gpus is None:
-        gpus = float(_have_gpus(nodes) or _have_gpus(startable() or []))
-    able = _able(nodes, cpus, gpus)
-    if able:
-        return Resources(cpus, gpus, sum(_fits(node, cpus, gpus) for node in able), min(node["CPU"] for node in able))
+        gpus = float(num_workers * (_have_gpus(nodes) or _have_gpus(startable() or [])))
+    asked = _Asked(num_workers, _share(sweep.cpus_per_trial, num_workers), gpus / num_workers)
+    found = functools.partial(Resources, sweep.cpus_per_trial, gpus, num_workers=num_workers)
+    slots = asked.slots(nodes)
+    if slots:
+        return found(slots, asked.exclusive_cpus(nodes))
     kinds = startable()
-    asked = f"{cpus:g} CPUs and {gpus:g} GPUs"
     if kinds is None:
-        return Resources(cpus, gpus, 1, cpus, f"no node has the {asked} of a trial: waits until one is added")
-    able = _able(kinds, cpus, gpus)
+        return found(1, asked.cpus, f"{asked.missing}: waits until one is added")
+    able = asked.able(kinds)
     if not able:
-        more = f"; the autoscaler may start: {_listed(kinds)}" if kinds else ""
-        condition = f"must fit on one node (there are: {_listed(nodes)}{more})"
-        refuse("cpus_per_trial, gpus_per_trial", condition, asked, "ask for less, or add larger nodes")
-    waits_for = f"no node has the {asked} of a trial: waits for one of {_listed(able)} from the autoscaler"
-    slots = min(_fits(node, cpus, gpus) for node in able)
-    return Resources(cpus, gpus, slots, min(node["CPU"] for node in able), waits_for)
+        _refuse_what_fits_nowhere(asked, nodes, kinds)
+    waits_for = f"{asked.missing}: waits for one of {_listed(able)} from the autoscaler"
+    slots = max(1, min(asked.fits(node) for node in able) // num_workers)
+    return found(slots, asked.exclusive_cpus(kinds), waits_for)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What a trial asks for: its number of workers, and CPUs and GPUs of each."""
+
+    num_workers: int
+    cpus: float
+    gpus: float
+
+    def __str__(self) -> str:
+        each = f"{self.cpus:g} CPUs and {self.gpus:g} GPUs"
+        return each if self.num_workers == 1 else f"{self.num_workers} workers of {each}"
+
+    @property
+    def missing(self) -> str:
+        return f"no node has the {self} of a trial" if self.num_workers == 1 else f"there is no room for the {self}"
+
+    def able(self, nodes: list[Node]) -> list[Node]:
+        """The nodes that a worker fits on."""
+        return [node for node in nodes if node.get("CPU", 0) >= self.cpus and node.get("GPU", 0) >= self.gpus]
+
+    def fits(self, node: Node) -> int:
+        """How many workers fit on a node that one fits on."""
+        by_cpu = int(node["CPU"] / self.cpus)
+        return by_cpu if not self.gpus else min(by_cpu, int(node["GPU"] / self.gpus))
+
+    def slots(self, nodes: list[Node]) -> int:
+        """How many trials run at once."""
+        return sum(self.fits(node) for node in self.able(nodes)) // self.num_workers
+
+    def exclusive_cpus(self, nodes: list[Node]) -> float:
+        """The CPUs of the smallest node, shared by the workers that fit on it."""
+        return min(_share(node["CPU"], min(self.num_workers, self.fits(node))) for node in self.able(nodes))
+
+
+def _refuse_what_fits_nowhere(asked: _Asked, nodes: list[Node], kinds: list[Node]) -> NoReturn:
+    more = f"; the autoscaler may start: {_listed(kinds)}" if kinds else ""
+    there = f"(there are: {_listed(nodes)}{more})"
+    if asked.num_workers == 1:
+        remedy = "ask for less, or add larger nodes"
+        refuse("cpus_per_trial, gpus_per_trial", f"must fit on one node {there}", str(asked), remedy)
+    refuse("workers_per_trial", f"must all fit on the cluster {there}", str(asked), "ask for fewer, or add nodes")
+
+
+def _share(cpus: float, num: int) -> float:
+    """An equal part of some CPUs, in the ten thousandths that Ray counts."""
+    return cpus if num == 1 else math.floor(cpus / num * 1e4) / 1e4
 
 
 def _have_gpus(nodes: list[Node]) -> bool:
     return any(node.get("GPU", 0) > 0 for node in nodes)
 
 
-def _able(nodes: list[Node], cpus: float, gpus: float) -> list[Node]:
-    return [node for node in nodes if node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus]
-
-
 def _listed(nodes: list[Node]) -> str:
     """What nodes have, e.g. ``3 x 8 CPUs and 1 GPUs, 2 CPUs and 0 GPUs``."""
     counts = Counter(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
     return ", ".join(what if count == 1 else f"{count} x {what}" for what, count in counts.items()) or "none"
-
-
-def _fits(node: Node, cpus: float, gpus: float) -> int:
-    by_cpu = int(node["CPU"] / cpus)
-    return by_cpu if not gpus else min(by_cpu, int(node["GPU"] / gpus))

@@ -13,10 +13,11 @@ from sweeps.engine import rows
 from sweeps.engine.cluster import Resources
 from sweeps.engine.endings import Endings
 from sweeps.engine.recorder import Recorder
-from sweeps.engine.remote import cancelled_on_error, streaming
+from sweeps.engine.remote import Streams
 from sweeps.engine.sweep import Sweep
 from sweeps.search.plan import PlannedTrial
 from trainables.loading import TaskSource
+from trainables.meeting import Meeting
 from trainables.spec import TimingJob, TrialSpec
 
 
@@ -57,6 +58,7 @@ class Confirmation:
             self._sweep.budget,
             resources.num_cpus,
             resources.num_gpus,
+            resources.num_workers,
             self._routes[trial.precision],
             self._sweep.compile,
             examples_of=checkpoints.metric,
@@ -71,22 +73,24 @@ class Confirmation:
         from sweeps.engine.failures import MAX_FAILURES, died
 
         # GPU tasks of Ray's end their process after each call; these restore what they change.
-        start = streaming(_run_trial, max_calls=0, **self._resources.per_trial)
-        waiting = {start(self._spec(trial).to_dict()): trial for trial in trials}
+        options = {"max_calls": 0, **self._resources.per_worker}
         failures: Counter[str] = Counter()
-        with cancelled_on_error(waiting):
+        with Streams(_run_trial, options, self._resources.num_workers) as streams:
+            waiting = {streams.start(self._spec(trial).to_dict()): trial for trial in trials}
             while waiting:
                 stream: Any = ray.wait(list(waiting), num_returns=1)[0][0]
                 trial = waiting[stream]
                 try:
                     report = ray.get(next(stream))
                 except StopIteration:
+                    streams.ended(stream)
                     del waiting[stream]
                 except ray.exceptions.RayError as error:
+                    streams.ended(stream)
                     del waiting[stream]
                     failures[trial.trial_id] += 1
                     if died(error) and failures[trial.trial_id] <= MAX_FAILURES:
-                        waiting[start(self._spec(trial).to_dict())] = trial
+                        waiting[streams.start(self._spec(trial).to_dict())] = trial
                     else:
                         self._failed(trial, error)
                 else:
@@ -113,7 +117,8 @@ class Confirmation:
         if trial.trial_id not in self._last:
             self._last[trial.trial_id] = report
             ago_s = report["wall_s"] if report else 0.0
-            row = rows.started(trial, "confirm", self._resources.num_cpus, self._resources.num_gpus, ago_s)
+            where = (self._resources.num_cpus, self._resources.num_gpus, self._resources.num_workers)
+            row = rows.started(trial, "confirm", *where, ago_s)
             self._recorder.record("trial", row)
 
     def _keep_examples(self, trial_id: str, report: Mapping[str, Any]) -> None:
@@ -137,13 +142,12 @@ class Confirmation:
 
         from sweeps.engine.failures import failure
 
-        start = streaming(_time_blocks, **self._resources.exclusive)
+        num_workers = self._resources.num_workers
         left = [TimingJob(self._spec(block), precisions, self._routes).to_json() for block in blocks]
         while left:
             try:
-                stream = start(left)
-                with cancelled_on_error([stream]):
-                    for item in stream:
+                with Streams(_time_blocks, self._resources.exclusive, num_workers) as streams:
+                    for item in streams.start(left):
                         record = ray.get(item)
                         left.pop(0)
                         yield record
@@ -154,16 +158,44 @@ class Confirmation:
 
 
 def _run_trial(spec: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    from trainables.memory import settle_process
+    from trainables.adapters.ray_team import joined_by, settle_worker
     from trainables.trial import run_trial
 
-    settle_process()
-    for report in run_trial(TrialSpec.from_dict(spec)):
-        yield report.to_dict()
+    trial = TrialSpec.from_dict(spec)
+    settle_worker(trial.num_workers)
+    with joined_by(trial.num_workers, _run_along, spec) as meeting:
+        for report in run_trial(trial, meeting):
+            yield report.to_dict()
+
+
+def _run_along(spec: dict[str, Any], meeting: Meeting) -> None:
+    """One of the other workers of a trial."""
+    from trainables.adapters.ray_team import settle_worker
+    from trainables.trial import run_trial
+
+    trial = TrialSpec.from_dict(spec)
+    settle_worker(trial.num_workers)
+    for _ in run_trial(trial, meeting):
+        pass
 
 
 def _time_blocks(jobs: list[str]) -> Iterator[dict[str, Any]]:
+    from trainables.adapters.ray_team import joined_by
+
+    with joined_by(TimingJob.from_json(jobs[0]).trial.num_workers, _time_along, jobs) as meeting:
+        yield from _answers(jobs, meeting)
+
+
+def _time_along(jobs: list[str], meeting: Meeting) -> None:
+    """One of the other workers of the trials that are timed."""
+    for _ in _answers(jobs, meeting):
+        pass
+
+
+def _answers(jobs: list[str], meeting: Meeting | None) -> Iterator[dict[str, Any]]:
     """Each block in a fresh process, made by the server that :mod:`trainables.pairs` runs."""
+    if meeting is not None:
+        jobs = [TimingJob.from_json(job).at(meeting, number).to_json() for number, job in enumerate(jobs)]
     command = [sys.executable, "-m", "trainables.pairs"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=_own_path()) as server:
         assert server.stdin is not None

@@ -9,6 +9,7 @@ import ray.exceptions
 from ray.air.execution._internal.actor_manager import RayActorManager
 
 from analysis.schema import Status
+from trainables.meeting import WorkerLost
 
 MAX_FAILURES = 1
 """Times that a trial whose process died goes on in another one, from its last checkpoint: whatever took the process,
@@ -43,7 +44,9 @@ def survive_memory_kills() -> Iterator[None]:
 
 def died(error: BaseException) -> bool:
     """Whether an error says that a process or its node went away, rather than that code raised."""
-    return isinstance(error, ray.exceptions.RayError) and not isinstance(error, ray.exceptions.RayTaskError)
+    if isinstance(error, ray.exceptions.RayTaskError):
+        return isinstance(error.cause, WorkerLost)
+    return isinstance(error, ray.exceptions.RayError)
 
 
 def failure(error: BaseException) -> tuple[Status, str]:
@@ -63,6 +66,9 @@ def failure(error: BaseException) -> tuple[Status, str]:
         return "out_of_memory", f"Ray ended the process because its node ran low on memory ({detail})"
     if isinstance(error, ray.exceptions.RayTaskError):
         cause = error.cause if isinstance(error.cause, BaseException) else error
+        if isinstance(cause, WorkerLost):
+            why = " ".join(str(cause).split())[:500]
+            return ("out_of_memory" if ray.exceptions.OutOfMemoryError.__name__ in why else "lost"), why
         return "errored", f"{type(cause).__name__}: {' '.join(str(cause).split())[:500]}"
     if isinstance(error, ray.exceptions.RayError):
         return "lost", f"the trial's process or node went away: {text[:300]}"

@@ -47,7 +47,7 @@ def run_probe(
     """
     results = []
     for result in _probe_on_worker(spec, ladder_order(precisions), route, workers):
-        recorder.record("trial", probed(result, resources.num_cpus, resources.num_gpus))
+        recorder.record("trial", probed(result, resources.num_cpus, resources.num_gpus, resources.num_workers))
         results.append(result)
     return results
 
@@ -58,7 +58,7 @@ def _probe_on_worker(
     """A precision that takes the process down again in another worker is left out; the others go on."""
     import ray
 
-    from sweeps.engine.failures import MAX_FAILURES, failure
+    from sweeps.engine.failures import MAX_FAILURES, died, failure
 
     left = list(precisions)
     failures: Counter[str] = Counter()
@@ -72,10 +72,14 @@ def _probe_on_worker(
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, TaskError):
                 raise error.cause from None
-            raise
+            if not died(error):
+                raise
+            lost: ray.exceptions.RayError = error
         except ray.exceptions.RayError as error:
+            lost = error
+        if left:
             workers.replace_first()
             failures[left[0]] += 1
             if failures[left[0]] > MAX_FAILURES:
-                status, reason = failure(error)
+                status, reason = failure(lost)
                 yield {"precision": left.pop(0), "status": status, "status_reason": reason, "metrics": ()}

@@ -1,39 +1,71 @@
-"""Generators that run on a worker of the cluster and stream what they yield."""
+"""Generators that run on workers of the cluster and stream what they yield."""
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from types import TracebackType
 from typing import Any
 
 
-def streaming(function: Callable[..., Iterator[Any]], **options: Any) -> Callable[..., Any]:
-    """A generator function as a Ray task, never retried: a trial that failed must be seen to have failed.
+class Streams:
+    """Tasks that run a generator function, never retried: a trial that failed must be seen to have failed.
+
+    They end with the context. Where the driver leaves early, they would go on to their end on a Ray that outlives it.
 
     Args:
         function: yields plain data.
-        options: of the task, such as ``num_cpus``.
-
-    Returns:
-        starts the task and gives an iterator of object references.
+        options: of the task, such as ``num_cpus``; of each worker, where it has several.
+        num_workers: of each trial. Several have a placement group of their own, in whose first bundle the function runs
+            and starts the others.
     """
-    import ray
 
-    remote: Any = ray.remote  # its overloads do not describe options that are only known when it runs
-    task = remote(num_returns="streaming", max_retries=0, **options)(function)
-    return task.remote  # type: ignore[no-any-return]
+    def __init__(
+        self, function: Callable[..., Iterator[Any]], options: Mapping[str, Any], num_workers: int = 1
+    ) -> None:
+        import ray
+
+        remote: Any = ray.remote  # its overloads do not describe options that are only known when it runs
+        self._task = remote(num_returns="streaming", max_retries=0, **options)(function)
+        self._bundles = bundles(options, num_workers) if num_workers > 1 else []
+        self._running: dict[Any, Any] = {}
+
+    def start(self, *args: Any) -> Any:
+        """Starts a task, and gives an iterator of object references."""
+        group, task = None, self._task
+        if self._bundles:
+            from ray.util import placement_group
+            from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+            group = placement_group(self._bundles)
+            strategy = PlacementGroupSchedulingStrategy(group, 0, placement_group_capture_child_tasks=True)
+            task = task.options(scheduling_strategy=strategy)
+        stream = task.remote(*args)
+        self._running[stream] = group
+        return stream
+
+    def ended(self, stream: Any) -> None:
+        """Gives back what a task had reserved; to be called when it has yielded its last, or failed."""
+        group = self._running.pop(stream)
+        if group is not None:
+            from ray.util import remove_placement_group
+
+            remove_placement_group(group)
+
+    def __enter__(self) -> "Streams":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        import ray
+
+        for stream in list(self._running):
+            if kind is not None:
+                ray.cancel(stream, force=True)
+            self.ended(stream)
 
 
-@contextmanager
-def cancelled_on_error(streams: Iterable[Any]) -> Iterator[None]:
-    """Ends running tasks where the driver leaves early: on a Ray that outlives it, they would go on to their end.
+def bundles(options: Mapping[str, Any], num_workers: int) -> list[dict[str, float]]:
+    """The bundles of a placement group for the workers of a trial.
 
     Args:
-        streams: what :func:`streaming`'s functions gave; those still in it at the time are cancelled.
+        options: ``num_cpus`` and ``num_gpus`` of each worker.
+        num_workers: as many bundles.
     """
-    import ray
-
-    try:
-        yield
-    except BaseException:
-        for stream in list(streams):
-            ray.cancel(stream, force=True)
-        raise
+    return [{"CPU": options["num_cpus"], "GPU": options["num_gpus"]} for _ in range(num_workers)]

@@ -16,7 +16,9 @@ def now(ago_s: float = 0.0) -> str:
     return moment.isoformat(timespec="milliseconds")
 
 
-def started(trial: PlannedTrial, stage: Stage, num_cpus: float, num_gpus: float, ago_s: float = 0.0) -> Row:
+def started(
+    trial: PlannedTrial, stage: Stage, num_cpus: float, num_gpus: float, num_workers: int = 1, ago_s: float = 0.0
+) -> Row:
     """A trial that began ``ago_s`` seconds ago."""
     return {
         "trial_id": trial.trial_id,
@@ -29,6 +31,7 @@ def started(trial: PlannedTrial, stage: Stage, num_cpus: float, num_gpus: float,
         "status": "running",
         "num_cpus": num_cpus,
         "num_gpus": num_gpus,
+        "num_workers": num_workers,
         "started_at": now(ago_s),
     }
 
@@ -117,15 +120,16 @@ def reported(stage: Stage, report: Mapping[str, Any]) -> Row:
     }
 
 
-def probed(result: Mapping[str, Any], num_cpus: float, num_gpus: float) -> Row:
+def probed(result: Mapping[str, Any], num_cpus: float, num_gpus: float, num_workers: int = 1) -> Row:
     """What the probe found for one precision."""
     left_out = ("metrics", "remarks", "fastest_ms", "default_ms")
     found = {name: value for name, value in result.items() if name not in left_out}
     found["default_step_ms"] = result.get("default_ms")
-    where = {"trial_id": f"probe-{result['precision']}", "stage": "probe", "num_cpus": num_cpus, "num_gpus": num_gpus}
-    return {**where, **found, "started_at": now(), "ended_at": now()}
+    where = {"trial_id": f"probe-{result['precision']}", "stage": "probe"}
+    resources = {"num_cpus": num_cpus, "num_gpus": num_gpus, "num_workers": num_workers}
+    return {**where, **resources, **found, "started_at": now(), "ended_at": now()}
 
 
 def never_ran(trial: PlannedTrial, stage: Stage, status: Status, reason: str) -> Row:
     """A trial that was asked for but not started, and why."""
-    return {**started(trial, stage, 0, 0), "status": status, "status_reason": reason, "ended_at": now()}
+    return {**started(trial, stage, 0, 0, 0), "status": status, "status_reason": reason, "ended_at": now()}

@@ -230,8 +230,8 @@ class _Run:
 def probe_spec(sweep: Sweep, source: TaskSource, first: PlannedTrial | None, resources: Resources) -> TrialSpec:
     """The trial that the probe tries every precision on: the first configuration."""
     config, seed = (first.config, first.seed) if first else ({}, sweep.seed)
-    cpus, gpus = resources.num_cpus, resources.num_gpus
-    return TrialSpec("probe", source, config, "", seed, sweep.budget, cpus, gpus, compile=sweep.compile)
+    where = (resources.num_cpus, resources.num_gpus, resources.num_workers)
+    return TrialSpec("probe", source, config, "", seed, sweep.budget, *where, compile=sweep.compile)
 
 
 def describe_probe(result: Mapping[str, Any]) -> str:

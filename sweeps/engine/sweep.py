@@ -106,7 +106,12 @@ class Sweep:
         default=Confirm(), metadata=about(CONFIRM, "how the winners are confirmed; None confirms nothing")
     )
     cpus_per_trial: float = option(1, RESOURCES, "CPUs of each run", "X")
-    gpus_per_trial: float | None = option(None, RESOURCES, "GPUs of each run, 0.5 to share one; else 1 if any", "X")
+    gpus_per_trial: float | None = option(
+        None, RESOURCES, "GPUs of each run, 0.5 to share one; else 1 for each worker if there are any", "X"
+    )
+    workers_per_trial: int = option(
+        1, RESOURCES, "processes that train each run together, each with its share of CPUs, GPUs and every batch", "N"
+    )
     route: str = option(
         AUTO,
         RESOURCES,
@@ -226,16 +231,22 @@ def _check_counts(sweep: Sweep) -> dict[str, object]:
 
 
 def _check_resources(sweep: Sweep) -> dict[str, object]:
+    num_workers = whole("workers_per_trial", sweep.workers_per_trial, at_least=1, remedy="give the number of processes")
+    least_cpus = LEAST_SHARE * num_workers
     checked: dict[str, object] = {
+        "workers_per_trial": num_workers,
         "cpus_per_trial": number(
-            "cpus_per_trial", sweep.cpus_per_trial, at_least=LEAST_SHARE, remedy="give 1 or more, or a share as 0.5"
+            "cpus_per_trial", sweep.cpus_per_trial, at_least=least_cpus, remedy="give 1 or more, or a share as 0.5"
         ),
         "checkpoint_every_s": number(
             "checkpoint_every_s", sweep.checkpoint_every_s, at_least=0, remedy="30 loses at most that much of a trial"
         ),
     }
     if sweep.gpus_per_trial is not None:
-        checked["gpus_per_trial"] = share_of_gpus("gpus_per_trial", sweep.gpus_per_trial)
+        checked["gpus_per_trial"] = gpus = share_of_gpus("gpus_per_trial", sweep.gpus_per_trial)
+        if num_workers > 1 and gpus % num_workers:
+            condition = f"must be 0 or whole for each of {num_workers} workers"
+            refuse("gpus_per_trial", condition, sweep.gpus_per_trial, f"give {num_workers}, or leave it out")
     return checked
 
 

@@ -48,10 +48,10 @@ def run_search(
         endings: takes the trials that end, and says what they are ranked by.
     """
     checkpoints = endings.checkpoints
-    cpus, gpus = resources.num_cpus, resources.num_gpus
+    where = (resources.num_cpus, resources.num_gpus, resources.num_workers)
     early = stopping(sweep, checkpoints.metric, checkpoints.mode)
     template = TrialSpec(
-        "", source, {}, "", 0, sweep.budget, cpus, gpus, compile=sweep.compile, checkpoints=checkpoints, stopping=early
+        "", source, {}, "", 0, sweep.budget, *where, compile=sweep.compile, checkpoints=checkpoints, stopping=early
     )
     search.template, search.routes, search.to_beat = template.to_dict(), routes, endings.to_beat
     scheduler = make_scheduler(sweep, checkpoints.metric, checkpoints.mode, sweep.max_reports)

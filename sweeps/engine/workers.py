@@ -15,6 +15,7 @@ from ray.air.execution.resources.request import ResourceRequest
 from ray.tune import PlacementGroupFactory, Trainable
 
 from sweeps.engine.cluster import Resources
+from sweeps.engine.remote import bundles
 from sweeps.search.checks import Unfinished
 
 MOST_FAILED = 3
@@ -28,14 +29,14 @@ class Workers:
 
     Args:
         trainable: what they run; made without a configuration, it imports what trials need.
-        resources: of each.
+        resources: of each; one of a trial of several workers starts the others.
 
     ``manager`` is Tune's own, ``request`` what each of them asks of it.
     """
 
     def __init__(self, trainable: type[Trainable], resources: Resources) -> None:
         self.trainable = trainable
-        self.request = PlacementGroupFactory([{"CPU": resources.num_cpus, "GPU": resources.num_gpus}])
+        self.request = PlacementGroupFactory(bundles(resources.per_worker, resources.num_workers))
         self._groups = RecycledGroups()
         self._groups.expected = 0 if resources.waits_for else resources.slots
         self.manager = RayActorManager(self._groups)

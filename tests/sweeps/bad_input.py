@@ -133,6 +133,9 @@ SCRIPT = [
     ("--confirm-margin -0.1", "--confirm-margin", "-0.1", "0.01 accepts"),
     ("--cpus-per-trial 0", "--cpus-per-trial", "0.0", "0.5"),
     ("--cpus-per-trial 1e-5", "--cpus-per-trial", "1e-05", "0.5"),
+    ("--workers-per-trial 0", "--workers-per-trial", "0", "give the number of processes"),
+    ("--workers-per-trial 2 --gpus-per-trial 1", "--gpus-per-trial", "1.0", "give 2"),
+    ("--workers-per-trial 2 --gpus-per-trial 0.5", "--gpus-per-trial", "0.5", "give 2"),
     ("--gpus-per-trial half", "--gpus-per-trial", "'half'", "for example 0.5"),
     ("--gpus-per-trial -1", "--gpus-per-trial", "-1.0", "0 trains on the CPU"),
     ("--gpus-per-trial 1.5", "--gpus-per-trial", "1.5", "round to 1 or 2"),
@@ -318,6 +321,12 @@ ON_RAY = [
         "--cpus-per-trial, --gpus-per-trial",
         "'64 CPUs and 0 GPUs'",
         "ask for less",
+    ),
+    (
+        "good.py:build --workers-per-trial 64 --cpus-per-trial 64",
+        "--workers-per-trial",
+        "'64 workers of 1 CPUs and 0 GPUs'",
+        "ask for fewer",
     ),
     ("good.py:build --gpus-per-trial 1", "--cpus-per-trial, --gpus-per-trial", "'1 CPUs and 1 GPUs'", "ask for less"),
 ]

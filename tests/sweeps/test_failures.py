@@ -5,7 +5,8 @@ import ray.exceptions
 
 from sweeps import Sweep, SweepError
 from sweeps.engine.cluster import _resources
-from sweeps.engine.failures import MemoryKill, failure
+from sweeps.engine.failures import MemoryKill, died, failure
+from trainables.meeting import WorkerLost
 
 
 @pytest.mark.parametrize(
@@ -46,6 +47,11 @@ NODES = [{"CPU": 16.0, "GPU": 2.0}, {"CPU": 4.0}]
         ({"gpus_per_trial": 0.25, "cpus_per_trial": 4}, NODES, 0.25, 4, {"num_cpus": 4, "num_gpus": 1}),
         ({"gpus_per_trial": 0}, NODES, 0, 20, {"num_cpus": 4.0, "num_gpus": 0}),
         ({"gpus_per_trial": 0, "cpus_per_trial": 0.5}, NODES[1:], 0, 8, {"num_cpus": 4.0, "num_gpus": 0}),
+        ({"workers_per_trial": 2, "cpus_per_trial": 2}, NODES[1:], 0, 2, {"num_cpus": 2.0, "num_gpus": 0}),
+        ({"workers_per_trial": 3, "gpus_per_trial": 0}, NODES[1:], 0, 4, {"num_cpus": 1.3333, "num_gpus": 0}),
+        ({"workers_per_trial": 2, "cpus_per_trial": 8}, NODES[1:] * 3, 0, 1, {"num_cpus": 4.0, "num_gpus": 0}),
+        ({"workers_per_trial": 2}, NODES, 2, 1, {"num_cpus": 0.5, "num_gpus": 1}),
+        ({"workers_per_trial": 2, "gpus_per_trial": 4}, NODES[:1] * 2, 4, 1, {"num_cpus": 0.5, "num_gpus": 2}),
     ],
 )
 def test_resources_by_hand(asked: dict, nodes: list, gpus: float, slots: int, exclusive: dict):
@@ -59,3 +65,24 @@ def test_resources_by_hand(asked: dict, nodes: list, gpus: float, slots: int, ex
 def test_what_no_node_has_is_refused_with_what_they_have(asked: dict):
     with pytest.raises(SweepError, match="16 CPUs and 2 GPUs"):
         _resources(sweep(**asked), NODES)
+
+
+def test_workers_that_do_not_all_fit_are_refused_and_those_that_do_may_lie_on_several_nodes():
+    nodes = [{"CPU": 2.0}, {"CPU": 2.0}]
+    assert _resources(sweep(workers_per_trial=4, cpus_per_trial=4), nodes).slots == 1
+    with pytest.raises(SweepError, match=r"workers_per_trial: must all fit .*2 x 2 CPUs.*'5 workers of 1 CPUs and 0"):
+        _resources(sweep(workers_per_trial=5, cpus_per_trial=5), nodes)
+    with pytest.raises(SweepError, match=r"'2 workers of 3 CPUs"):
+        _resources(sweep(workers_per_trial=2, cpus_per_trial=6), nodes)
+    waiting = _resources(sweep(workers_per_trial=5, cpus_per_trial=5), nodes, lambda: nodes[:1])
+    assert (waiting.slots, waiting.exclusive_cpus) == (1, 1.0)
+    assert "5 workers of 1 CPUs" in waiting.waits_for
+
+
+def test_the_loss_of_one_of_several_workers_is_the_loss_of_the_trial():
+    error = ray.exceptions.RayTaskError("f", "", WorkerLost("worker 2 of 2 went away:\nActorDiedError"))
+    assert failure(error) == ("lost", "worker 2 of 2 went away: ActorDiedError")
+    assert died(error)
+    assert not died(ray.exceptions.RayTaskError("f", "", ValueError("planted")))
+    killed = ray.exceptions.RayTaskError("f", "", WorkerLost("worker 2 of 2 went away: OutOfMemoryError: x"))
+    assert failure(killed)[0] == "out_of_memory"

@@ -41,6 +41,7 @@ CASES: list[tuple[str, str, Any]] = [
     ("points", "--points points.jsonl", "points.jsonl"),
     ("cpus_per_trial", "--cpus-per-trial 2", 2.0),
     ("gpus_per_trial", "--gpus-per-trial 0.5", 0.5),
+    ("workers_per_trial", "--workers-per-trial 2", 2),
     ("checkpoint_every_s", "--checkpoint-every-s 5", 5.0),
     ("route", "--route channels_last", "channels_last"),
     ("compile", "--compile", True),

@@ -1,4 +1,4 @@
-"""A trial as Ray Tune runs it: one report a step, in a worker process that goes on to the next trial."""
+"""A trial as Ray Tune runs it: one report a step, in worker processes that go on to the next trial."""
 
 import dataclasses
 from collections.abc import Generator, Iterator
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
+from trainables.adapters.ray_team import Crew, settle_worker
 from trainables.spec import STATE_FILE, TrialSpec
 
 if TYPE_CHECKING:
@@ -20,9 +21,11 @@ class TuneTrial(tune.Trainable):
     A result carries the metrics by name, for schedulers, and the whole report under ``"report"``. A trial that fails
     says so in its last report, and the process takes the next one: only the death of the process is an error of Tune's.
 
+    Where its placement group has several bundles, it is the first of a trial's workers and has the others follow.
     Made without a configuration it only imports what trials need, and then probes or is given a trial.
     """
 
+    _crew: Crew | None = None
     _trial: "Trial"
     _reports: "Iterator[TrialReport]" = iter(())
 
@@ -32,13 +35,20 @@ class TuneTrial(tune.Trainable):
         Args:
             config: ``{"spec": ...}`` with the fields of :class:`trainables.spec.TrialSpec`, or nothing.
         """
-        from trainables.memory import settle_process
         from trainables.trial import Trial
 
-        settle_process()
+        crew = self._others
+        settle_worker(crew.num_workers)
         if config:
-            self._trial = Trial(TrialSpec.from_dict(config["spec"]))
+            meeting = crew.meet()
+            with crew.also("begin", config["spec"], meeting):
+                self._trial = Trial(TrialSpec.from_dict(config["spec"]), meeting)
             self._reports = self._trial.reports()
+
+    @property
+    def _others(self) -> Crew:
+        self._crew = self._crew or Crew()
+        return self._crew
 
     def probe(self, spec: dict[str, Any], precisions: list[str], route: str | None) -> Iterator[dict[str, Any]]:
         """Probes precisions; see :func:`trainables.probe.probe`.
@@ -58,8 +68,10 @@ class TuneTrial(tune.Trainable):
         from trainables.probe import probe
 
         try:
-            for result in probe(TrialSpec.from_dict(spec), precisions, route):
-                yield dataclasses.asdict(result)
+            meeting = self._others.meet()
+            with self._others.also("probe", spec, precisions, route, meeting):
+                for result in probe(TrialSpec.from_dict(spec), precisions, route, meeting):
+                    yield dataclasses.asdict(result)
         except TaskError as error:
             raise TaskError(str(error)) from None  # what it came from need not survive the way to the driver
         except KeyboardInterrupt as error:  # to Ray it would mean that the driver had cancelled the probe
@@ -67,7 +79,8 @@ class TuneTrial(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """Trains until the next report."""
-        report = next(self._reports)
+        with self._others.also("step"):
+            report = next(self._reports)
         if report.is_last and report.status != "completed":
             refuse_poisoned_gpu(report.status_reason or report.status)
         return {**report.metrics, "report": report.to_dict(), "done": report.is_last}
@@ -82,7 +95,8 @@ class TuneTrial(tune.Trainable):
         """Saves the trial where Tune wants to pause or copy it."""
         from trainables.checkpoint import write
 
-        write(Path(checkpoint_dir) / STATE_FILE, self._trial.state_dict())
+        with self._others.also("state"):
+            write(Path(checkpoint_dir) / STATE_FILE, self._trial.state_dict())
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Goes on from what :meth:`save_checkpoint` saved, perhaps for another trial; called before the first step."""
@@ -93,7 +107,8 @@ class TuneTrial(tune.Trainable):
     def cleanup(self) -> None:
         """Ends the trial where it stands and restores the global state that it found."""
         if isinstance(self._reports, Generator):
-            self._reports.close()
+            with self._others.also("end"):
+                self._reports.close()
 
 
 def refuse_poisoned_gpu(reason: str) -> None:
