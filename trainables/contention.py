@@ -1,12 +1,16 @@
 """Other work on the processors or the GPU while arms were timed: how much it disturbed them, and whose it was."""
 
 import os
+import re
+import socket
 import time
 from collections.abc import Collection, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from trainables.gpu_state import GpuWatch
+from trainables.team import Team
 
 CONTENDED_ABOVE = 0.1
 """Share of a window that a thread may wait for a processor; above, other work disturbed the window."""
@@ -35,6 +39,81 @@ def waiting_ns() -> dict[str, int]:
         with suppress(OSError, ValueError, IndexError):  # threads come and go
             found[file.parent.name] = int(file.read_text().split()[1])
     return found
+
+
+def idle_s() -> float | None:
+    """Seconds that the processors which this process may use were idle since the system began; ``None``: not told."""
+    try:
+        lines = Path("/proc/stat").read_text().splitlines()
+    except OSError:
+        return None
+    fields = {int(line.split()[0][3:]): line.split() for line in lines if re.match(r"cpu\d", line)}
+    ticks = sum(int(fields[own][4]) + int(fields[own][5]) for own in os.sched_getaffinity(0) if own in fields)
+    return float(ticks / os.sysconf("SC_CLK_TCK"))
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one worker of a trial saw of its machine's processors over some time.
+
+    Args:
+        host: its machine.
+        waited: share of the time that a thread of it waited; ``None`` where the system does not tell.
+        busy: processors in use on average, by whatever work; ``None`` where the system does not tell.
+        used: processors that it used itself.
+    """
+
+    host: str
+    waited: float | None
+    busy: float | None
+    used: float
+
+
+def waited_for_others(seen: Sequence[Seen]) -> float | None:
+    """The largest share of the time that a worker's thread waited for other work than the trial's.
+
+    No thread can have waited for longer than other work ran.
+
+    Args:
+        seen: by each worker of the trial.
+    """
+    shares = []
+    for one in seen:
+        own = sum(other.used for other in seen if other.host == one.host)
+        if one.waited is not None:
+            shares.append(one.waited if one.busy is None else min(one.waited, max(0.0, one.busy - own)))
+    return max(shares, default=None)
+
+
+class OtherWork:
+    """What ran on the processors beside a trial, from now on.
+
+    Workers of a trial that fill a machine keep each other waiting, and the threads that they speak to each other by:
+    that is how the trial runs, and no disturbance.
+
+    Args:
+        team: whose workers all look at the same time.
+    """
+
+    def __init__(self, team: Team) -> None:
+        self._team, self._started, self._own_s = team, time.perf_counter(), time.process_time()
+        self._idle_s = idle_s() if team.size > 1 else None
+
+    def waited(self, waited: float | None) -> float | None:
+        """The largest share of the time that a worker's thread waited for other work.
+
+        Args:
+            waited: share that a thread of this worker waited for whatever ran.
+        """
+        if self._team.size == 1:
+            return waited
+        elapsed_s, idle = time.perf_counter() - self._started, idle_s()
+        busy = None
+        if idle is not None and self._idle_s is not None:
+            busy = len(os.sched_getaffinity(0)) - (idle - self._idle_s) / elapsed_s
+        used = (time.process_time() - self._own_s) / elapsed_s
+        found = self._team.gather(Seen(socket.gethostname(), waited, busy, used))
+        return waited_for_others(found)
 
 
 def processor_s() -> dict[int, tuple[str, float, int]]:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 
 from trainables.build import build_observed, pick_device
-from trainables.contention import Neighbours, is_contended, waiting_ns
+from trainables.contention import Neighbours, OtherWork, is_contended, waiting_ns
 from trainables.effective import Observation, observe_again
 from trainables.gpu_state import GpuState, GpuWatch, summarise
 from trainables.isolation import isolated
@@ -207,6 +207,7 @@ def _window(arm: Arm, num_steps: int) -> tuple[float, float | None]:
         arm.loop.model.train()
         arm.loop.train_step(tally)
         clock = _CudaClock() if arm.loop.device.type == "cuda" else _HostClock()
+        others = OtherWork(arm.loop.team)
         before, processor_s, started = waiting_ns(), time.process_time(), time.perf_counter()
         clock.tick()
         for _ in range(num_steps):
@@ -219,7 +220,7 @@ def _window(arm: Arm, num_steps: int) -> tuple[float, float | None]:
         after = waiting_ns()
     longest = max((after[thread] - before.get(thread, 0) for thread in after), default=None)
     waited = None if longest is None else min(1.0, longest / 1e9 / wall_s)
-    waited, median_ms = arm.loop.team.largest(waited), arm.loop.team.agree(statistics.median(times))
+    waited, median_ms = others.waited(waited), arm.loop.team.agree(statistics.median(times))
     arm.waited.append(waited)
     arm.cpus_used.append(processor_s / wall_s)
     return median_ms, waited

@@ -62,10 +62,6 @@ class Team:
         """The value of the first worker that has one."""
         return next((found for found in self.gather(value) if found is not None), None)
 
-    def largest(self, value: float | None) -> float | None:
-        """The largest of the workers' values, of those that are known."""
-        return max((found for found in self.gather(value) if found is not None), default=None)
-
     def mean(self, values: torch.Tensor) -> torch.Tensor:
         """The mean of the workers' tensors of one shape."""
         if self.size > 1:

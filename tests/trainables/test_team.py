@@ -13,6 +13,7 @@ import teamwork
 import torch
 from torchmetrics.classification import MulticlassF1Score
 
+from trainables.contention import Seen, waited_for_others
 from trainables.data import TrainingData, validation_batches
 from trainables.loading import find_task
 from trainables.meeting import Meeting, WorkerLost
@@ -216,6 +217,15 @@ def test_the_probe_and_the_timing_of_two_agree(together: Together) -> None:
     assert [arm["window_ms"] for arm in first["arms"]] == [arm["window_ms"] for arm in second["arms"]]
     assert len({len(arm["window_ms"]) for arm in first["arms"]}) == 1
     assert first["contended"] == second["contended"]
+
+
+def test_workers_that_keep_each_other_waiting_are_not_disturbed_but_other_work_is_seen() -> None:
+    quiet = [Seen("a", 0.6, 1.95, 0.95), Seen("a", 0.5, 1.95, 0.96)]
+    assert waited_for_others(quiet) == pytest.approx(0.04)
+    assert waited_for_others([*quiet, Seen("b", 0.3, 1.9, 1.0)]) == pytest.approx(0.3)
+    assert waited_for_others([Seen("a", 0.02, 2.0, 0.5), Seen("a", 0.01, 2.0, 0.5)]) == 0.02
+    assert waited_for_others([Seen("a", 0.6, None, 0.9), Seen("a", None, 2.0, 0.9)]) == 0.6
+    assert waited_for_others([Seen("a", None, None, 0.9)]) is None
 
 
 def test_an_alarm_rings_for_all_at_the_same_call_by_the_clock_of_the_first(together: Together) -> None:
