@@ -125,7 +125,11 @@ def test_what_workers_cannot_share_is_refused() -> None:
 
 def measured(reports: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Without times, and what the machine gives otherwise each time."""
-    gone = {name for name in reports[0] if name.endswith(("_s", "_ms")) or name in ("checkpoint", "peak_memory_bytes")}
+    gone = {
+        name
+        for name in reports[0]
+        if name.endswith(("_s", "_ms", "wait_share")) or name in ("checkpoint", "peak_memory_bytes")
+    }
     return [{k: v for k, v in report.items() if k not in gone} | {"examples": None} for report in reports]
 
 
