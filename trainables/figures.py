@@ -4,7 +4,8 @@ import math
 import statistics
 
 from trainables.evaluation import extremes
-from trainables.loop import Loop, Progress
+from trainables.loop import Loop
+from trainables.progress import Progress
 from trainables.report import TrialReport
 from trainables.tally import Before
 

@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from trainables.ladder import Precision
 from trainables.optim import learning_rate_factor, make_optimizer
 from trainables.outputs import default_loss, make_forward, upcast
 from trainables.precision import autocast, make_scaler
+from trainables.progress import Progress
 from trainables.routes import DEFAULT, take_layout
 from trainables.tally import Before, Counts, Tally, has_collapsed
 from trainables.task import Batch, Task
@@ -26,35 +26,6 @@ from trainables.team import ALONE, Alarm, Team
 
 LOOK_EVERY_S = 2.0
 """Seconds of training after which a loop looks whether it is still worth its time; each look waits for the device."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What some steps of training came to.
-
-    Args:
-        train_loss: mean loss over the steps that were applied; NaN where none was.
-        grad_norm: gradient norm of the last step, before clipping.
-        learning_rate: of the last step.
-        applied_steps: steps since the run's start whose update reached the parameters.
-        loss_scale: after the last step; ``None`` without a scaler.
-        lowest_loss_scale: of these steps; ``None`` without a scaler.
-        num_nonfinite: steps whose loss, without any scale, was infinite or NaN.
-        first_nonfinite: the first of them, counted from 1 at the run's start; ``None`` where there is none.
-        has_collapsed: see :func:`trainables.tally.has_collapsed`.
-        waited_s: seconds that the host spent on getting the batches.
-    """
-
-    train_loss: float
-    grad_norm: float
-    learning_rate: float
-    applied_steps: int
-    loss_scale: float | None = None
-    lowest_loss_scale: float | None = None
-    num_nonfinite: int = 0
-    first_nonfinite: int | None = None
-    has_collapsed: bool = False
-    waited_s: float = 0.0
 
 
 class Loop:

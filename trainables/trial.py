@@ -24,10 +24,11 @@ from trainables.figures import divergence, fill, fill_times, known
 from trainables.isolation import isolated, seed_everything
 from trainables.ladder import Precision
 from trainables.loading import describe, load_function
-from trainables.loop import Loop, Progress
+from trainables.loop import Loop
 from trainables.meeting import Meeting, WorkerLost
 from trainables.memory import is_out_of_memory, peak_memory_bytes, peak_reserved_bytes, release_memory
 from trainables.precision import device_name, lookup, unsupported_reason
+from trainables.progress import Progress
 from trainables.report import TrialReport
 from trainables.spec import STATE_FILE, WEIGHTS_FILE, TrialSpec
 from trainables.state import read_state
@@ -214,7 +215,7 @@ class Trial:
                 return
 
     def _judge(
-        self, loop: Loop, observation: Observation, progress: Progress, values: Mapping[str, float], is_spent: bool
+        self, loop: Loop, seen: Observation, progress: Progress, values: dict[str, float], is_spent: bool
     ) -> None:
         """Sets the status where the trial ends with this report."""
         report = self._report
@@ -225,7 +226,7 @@ class Trial:
         elif report.status_reason is None:
             enough_for = None if is_spent else self._enough(values)
             if is_spent or enough_for is not None:
-                fault = self._look_again(loop, observation)
+                fault = self._look_again(loop, seen)
         if fault is not None:
             report.status, report.status_reason = "precision_mismatch", f"by step {loop.step}, {fault}"
         elif report.status_reason is not None:

@@ -18,8 +18,8 @@ from trainables import trial
 from trainables.figures import divergence
 from trainables.ladder import LADDER
 from trainables.loading import TaskSource, find_task
-from trainables.loop import Progress
 from trainables.precision import FP32_OPERATIONS, numerics
+from trainables.progress import Progress
 from trainables.report import TrialReport
 from trainables.spec import Budget, Checkpoints, TimingJob, TrialSpec
 from trainables.trial import run_trial
