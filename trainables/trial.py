@@ -206,7 +206,7 @@ class Trial:
             progress = self._train_until(loop, report.step + num_steps, saver)
             values, examples = evaluator.evaluate()
             self._fill(loop, observation, progress, values)
-            self._judge(loop, observation, progress, values, is_spent=loop.step >= total)
+            self._judge(loop, observation, progress, values, spent=loop.step >= total)
             if report.status == "completed":
                 report.examples = examples.get(spec.examples_of or "")
                 report.checkpoint = self._keep_weights(loop, values) if self._team.is_first else None
@@ -214,9 +214,7 @@ class Trial:
             if report.is_last:
                 return
 
-    def _judge(
-        self, loop: Loop, seen: Observation, progress: Progress, values: dict[str, float], is_spent: bool
-    ) -> None:
+    def _judge(self, loop: Loop, seen: Observation, progress: Progress, values: dict[str, float], spent: bool) -> None:
         """Sets the status where the trial ends with this report."""
         report = self._report
         fault = self._team.first(None if progress.has_collapsed else read_state(loop).fault(loop.precision))
@@ -224,14 +222,14 @@ class Trial:
         if fault is not None:
             report.effective_precision = None
         elif report.status_reason is None:
-            enough_for = None if is_spent else self._enough(values)
-            if is_spent or enough_for is not None:
+            enough_for = None if spent else self._enough(values)
+            if spent or enough_for is not None:
                 fault = self._look_again(loop, seen)
         if fault is not None:
             report.status, report.status_reason = "precision_mismatch", f"by step {loop.step}, {fault}"
         elif report.status_reason is not None:
             report.status = "diverged"
-        elif is_spent or enough_for is not None:
+        elif spent or enough_for is not None:
             report.status, report.status_reason = "completed", enough_for
 
     def _look_again(self, loop: Loop, observation: Observation) -> str | None:
