@@ -9,10 +9,13 @@ import torch
 
 from trainables.compiler import CompiledModel, CompileError
 from trainables.effective import Observation, observe, undisturbed
+from trainables.evaluation import Evaluator
+from trainables.function import Trainable
+from trainables.function_loop import FunctionLoop
 from trainables.hyperparameters import Hyperparameters
 from trainables.isolation import seed_everything
 from trainables.ladder import Precision
-from trainables.loading import build_task, describe
+from trainables.loading import build_task, describe, load_function
 from trainables.loop import Loop
 from trainables.memory import is_out_of_memory, release_memory
 from trainables.precision import put_in_force
@@ -45,6 +48,9 @@ def build_loop(spec: TrialSpec, precision: Precision, device: torch.device, num_
         device: where it trains.
         num_steps: whether the schedule spans the spec's budget, or stays at its start.
     """
+    function = load_function(spec.task)
+    if isinstance(function, Trainable):
+        return FunctionLoop(function, spec, precision, device, is_endless=not num_steps)
     seed_everything(spec.seed)
     task = build_task(spec.task, spec.config)
     hyper = Hyperparameters.of(spec.config)
@@ -54,6 +60,11 @@ def build_loop(spec: TrialSpec, precision: Precision, device: torch.device, num_
     loop = Loop(task, hyper, precision, spec.seed, device, total, spec.route)
     seed_everything(spec.seed)  # dropout must not depend on how much building drew
     return loop
+
+
+def make_evaluator(loop: Loop) -> Evaluator | FunctionLoop:
+    """What evaluates a loop's model: a function that trains does it by itself, and reports."""
+    return loop if isinstance(loop, FunctionLoop) else Evaluator(loop)
 
 
 def build_observed(

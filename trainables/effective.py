@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -75,6 +76,14 @@ class Observation:
         return f"asked for {precision.name}, but the step's matrix FLOPs ran as {ran}"
 
 
+@runtime_checkable
+class ObservesItself(Protocol):
+    """A loop of which nothing but its own next step can be observed."""
+
+    def observe(self) -> Observation:
+        """What that step does."""
+
+
 def observe(loop: Loop) -> Observation:
     """Runs forward and backward once on the first micro-batch and leaves the loop as it was.
 
@@ -84,6 +93,8 @@ def observe(loop: Loop) -> Observation:
     Args:
         loop: before or during training, its precision's numerics in force.
     """
+    if isinstance(loop, ObservesItself):
+        return loop.observe()
     before = read_state(loop).fault(loop.precision)
     try:
         with watch_forward(loop) as seen:
@@ -103,9 +114,9 @@ def _observe_step(loop: Loop) -> Observation:
     """What its products ran in, and what it saved; the gradients stay."""
     with undisturbed(loop.model), MatrixFlops() as seen, activation_bytes(loop.model) as saved:
         loop.model.train()
-        batch, before = loop.data.first_part(), _generators(loop.device)
+        batch, before = loop.data.first_part(), generators(loop.device)
         loss = loop.forward(batch)[1]
-        draws = any(not torch.equal(a, b) for a, b in zip(before, _generators(loop.device), strict=True))
+        draws = any(not torch.equal(a, b) for a, b in zip(before, generators(loop.device), strict=True))
         activations = saved()
         loss.backward()
     return replace(judge(loop.precision, seen.by_format(loop.device), activations), draws=draws, kinds=seen.kinds)
@@ -124,7 +135,7 @@ def observe_call(call: Callable[[], object], precision: Precision, device: torch
     return judge(precision, seen.by_format(device))
 
 
-def _generators(device: torch.device) -> list[torch.Tensor]:
+def generators(device: torch.device) -> list[torch.Tensor]:
     """The states of torch's generators that a forward may draw from."""
     on_device = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
     return [torch.get_rng_state(), *on_device]

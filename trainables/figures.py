@@ -40,7 +40,7 @@ def divergence(progress: Progress, values: dict[str, float], skipped_steps: int)
 
 def fill(report: TrialReport, loop: Loop, progress: Progress, values: dict[str, float]) -> None:
     """Takes over where the loop stands and what the last interval came to."""
-    report.step, report.epoch = loop.step, loop.step / loop.data.steps_per_epoch
+    report.step, report.epoch = loop.step, loop.epoch
     report.applied_steps, report.skipped_steps = progress.applied_steps, loop.step - progress.applied_steps
     report.train_loss, report.learning_rate = progress.train_loss, progress.learning_rate
     report.grad_norm, report.loss_scale = progress.grad_norm, progress.loss_scale

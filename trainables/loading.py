@@ -206,6 +206,8 @@ def build_task(source: TaskSource, config: Mapping[str, Any]) -> "Task":
     function = load_function(source)
     try:
         task = function(dict(config))
+    except TaskError:
+        raise
     except (Exception, SystemExit) as error:
         if is_out_of_memory(error):
             raise

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from trainables.budgeted import Budgeted, Clock
 from trainables.compiler import CompiledModel
 from trainables.data import TrainingData
 from trainables.float8 import to_float8
@@ -40,6 +41,7 @@ class Progress:
         first_nonfinite: the first of them, counted from 1 at the run's start; ``None`` where there is none.
         has_collapsed: whether the loss scale is 0, or the scaler left out every step lately and its scale is so low
             that no overflow explains it: it starts high and comes down a step at a time, until none is left.
+        train_s: seconds that the steps took, where the loop does other things in between; ``None``: all of its time.
     """
 
     train_loss: float
@@ -51,9 +53,10 @@ class Progress:
     num_nonfinite: int = 0
     first_nonfinite: int | None = None
     has_collapsed: bool = False
+    train_s: float | None = None
 
 
-class Loop:
+class Loop(Budgeted):
     """A model in training: its optimizer, scaler, schedule and data.
 
     Args:
@@ -85,7 +88,7 @@ class Loop:
         if precision.scaling:
             self.model = to_float8(self.model, precision.scaling)
         take_layout(route, self.model)
-        self.data = TrainingData(task, hyper.batch_size, hyper.accumulate_steps, seed, device, self.dtype)
+        self.data: TrainingData = TrainingData(task, hyper.batch_size, hyper.accumulate_steps, seed, device, self.dtype)
         self.scaler = make_scaler(precision, device)
         self.optimizer = make_optimizer(task, hyper)
         self.autocast = autocast(precision, device)
@@ -220,6 +223,12 @@ class Loop:
             for name, value in kept.items():
                 if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
                     kept[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+    def train_steps(self, num_steps: int, tally: Tally, clock: Clock) -> None:
+        """Steps as :meth:`train_step` makes them; ``clock`` ticks after each."""
+        for _ in range(num_steps):
+            self.train_step(tally)
+            clock.tick()
 
     def train_step(self, tally: Tally, want_norm: bool = False) -> torch.Tensor | None:
         """One optimizer step; adds its loss to ``tally`` and returns the gradient norm where it was computed."""

@@ -201,9 +201,7 @@ def _window(arm: Arm, num_steps: int) -> tuple[float, float | None]:
         clock = _CudaClock() if arm.loop.device.type == "cuda" else _HostClock()
         before, processor_s, started = waiting_ns(), time.process_time(), time.perf_counter()
         clock.tick()
-        for _ in range(num_steps):
-            arm.loop.train_step(tally)
-            clock.tick()
+        arm.loop.train_steps(num_steps, tally, clock)
         if arm.gpu is not None:
             arm.gpu_states.append(arm.gpu.look())  # it is still at what was asked of it
         times = clock.step_ms()
@@ -220,13 +218,18 @@ class _HostClock:
     """Wall time per step."""
 
     def __init__(self) -> None:
-        self._ticks: list[float] = []
+        self._ticks: list[float | None] = []
 
     def tick(self) -> None:
         self._ticks.append(time.perf_counter())
 
+    def restart(self) -> None:
+        self._ticks.append(None)
+        self.tick()
+
     def step_ms(self) -> list[float]:
-        return [1e3 * (b - a) for a, b in zip(self._ticks, self._ticks[1:], strict=False)]
+        pairs = zip(self._ticks, self._ticks[1:], strict=False)
+        return [1e3 * (b - a) for a, b in pairs if a is not None and b is not None]
 
 
 class _CudaClock(_HostClock):  # pragma: gpu
@@ -235,7 +238,7 @@ class _CudaClock(_HostClock):  # pragma: gpu
     def __init__(self) -> None:
         super().__init__()
         torch.cuda.synchronize()
-        self._events: list[torch.cuda.Event] = []
+        self._events: list[torch.cuda.Event | None] = []
 
     def tick(self) -> None:
         super().tick()
@@ -243,10 +246,14 @@ class _CudaClock(_HostClock):  # pragma: gpu
         event.record()
         self._events.append(event)
 
+    def restart(self) -> None:
+        self._events.append(None)
+        self.tick()
+
     def step_ms(self) -> list[float]:
-        self._events[-1].synchronize()
+        torch.cuda.synchronize()
         pairs = zip(self._events, self._events[1:], strict=False)
-        return [a.elapsed_time(b) for a, b in pairs]
+        return [a.elapsed_time(b) for a, b in pairs if a is not None and b is not None]
 
 
 def serve() -> None:

@@ -15,11 +15,10 @@ from typing import Any
 import torch
 
 from trainables import checkpoint
-from trainables.build import build_observed, pick_device
+from trainables.build import build_observed, make_evaluator, pick_device
 from trainables.checkpoint import Saver
 from trainables.compiler import CompileError
 from trainables.effective import Observation
-from trainables.evaluation import Evaluator
 from trainables.figures import Before, divergence, fill, fill_times, known
 from trainables.isolation import isolated
 from trainables.ladder import Precision
@@ -171,18 +170,16 @@ class Trial:
 
     def _intervals(self, loop: Loop, observation: Observation) -> Iterator[None]:
         spec, report = self._spec, self._report
-        evaluator = Evaluator(loop)
-        if spec.examples_of is not None and spec.examples_of not in evaluator.names:
+        evaluator = make_evaluator(loop)
+        if spec.examples_of is not None and evaluator.names and spec.examples_of not in evaluator.names:
             raise ValueError(f"metric must be one of {', '.join(evaluator.names)}, got {spec.examples_of!r}")
         self._restore(loop)
         every_s = spec.checkpoints.every_s if spec.checkpoints else 0.0
-        saver = Saver(self._file, every_s, self.state_dict)
-        total = spec.budget.num_steps(loop.data.steps_per_epoch)
-        while loop.step < total:
+        saver = Saver(self._file if loop.can_be_saved else None, every_s, self.state_dict)
+        while not loop.is_done(spec.budget):
             if saver.is_due:
                 saver.save()
-            num_steps = min(spec.budget.interval(loop.data.steps_per_epoch), total - report.step)
-            progress = self._train_until(loop, report.step + num_steps, saver)
+            progress = self._train_for(loop, loop.steps_to_report(spec.budget, report.step), saver)
             values, examples = evaluator.evaluate()
             self._fill(loop, observation, progress, values)
             fault = None if progress.has_collapsed else read_state(loop).fault(loop.precision)
@@ -191,7 +188,7 @@ class Trial:
                 report.status_reason = f"by step {loop.step}, {fault}"
             elif report.status_reason is not None:
                 report.status = "diverged"
-            elif loop.step >= total:
+            elif loop.is_done(spec.budget):
                 report.status = "completed"
                 report.examples = examples.get(spec.examples_of or "")
                 report.checkpoint = self._keep_weights(loop, values)
@@ -206,7 +203,7 @@ class Trial:
             checkpoint.set_rng_state(self._state["rng"], loop.device)
         self._state = {}
 
-    def _train_until(self, loop: Loop, step: int, saver: Saver) -> Progress:
+    def _train_for(self, loop: Loop, num_steps: int, saver: Saver) -> Progress:
         """Trains to the end of an interval; seconds of training, without those of saving, go to ``_elapsed_s``."""
         started = time.perf_counter()
 
@@ -217,8 +214,8 @@ class Trial:
                 saver.save()
                 started = time.perf_counter()
 
-        progress = loop.train(step - loop.step, save_if_due if self._file is not None else None)
-        self._elapsed_s += time.perf_counter() - started
+        progress = loop.train(num_steps, save_if_due if self._file is not None else None)
+        self._elapsed_s += time.perf_counter() - started if progress.train_s is None else progress.train_s
         return progress
 
     def _fill(self, loop: Loop, observation: Observation, progress: Progress, values: dict[str, float]) -> None:
