@@ -53,7 +53,8 @@ def build_loop(spec: TrialSpec, precision: Precision, device: torch.device, num_
         return FunctionLoop(function, spec, precision, device, is_endless=not num_steps)
     seed_everything(spec.seed)
     task = build_task(spec.task, spec.config)
-    hyper = Hyperparameters.of(spec.config)
+    own = {} if task.batch_size is None else {"batch_size": task.batch_size}
+    hyper = Hyperparameters.of(own | dict(spec.config))
     batch_size = min(hyper.batch_size, len(task.train_set))  # type: ignore[arg-type]
     steps_per_epoch = len(task.train_set) // batch_size  # type: ignore[arg-type]
     total = spec.budget.num_steps(steps_per_epoch) if num_steps else None

@@ -30,11 +30,17 @@ class Evaluator:
         self._loop = loop
         size = EVAL_BATCHES * loop.hyper.batch_size // loop.hyper.accumulate_steps
         self._batches = validation_batches(loop.task, size, loop.device, loop.dtype)
-        self.metrics = task_metrics(loop.task, next(self._batches()))
+        self._collector = loop.task.metrics if callable(loop.task.metrics) else None
+        self.metrics = {} if self._collector else task_metrics(loop.task, next(self._batches()))
+        self._collected: list[str] = []
 
     @property
     def names(self) -> list[str]:
-        """Columns that :meth:`evaluate` gives: ``val_<name>`` of each metric, then ``val_loss``."""
+        """Columns that :meth:`evaluate` gives: ``val_<name>`` of each metric, then ``val_loss``; none where only a pass
+        tells them, which has not been made.
+        """
+        if self._collector:
+            return self._collected
         return [f"val_{name}" for name in self.metrics] + ["val_loss"]
 
     def evaluate(self, max_batches: int | None = None) -> tuple[dict[str, float], dict[str, NDArray[np.float64]]]:
@@ -42,6 +48,7 @@ class Evaluator:
         model = self._loop.model
         model.eval()
         totals = {name: make_total(metric) for name, metric in self.metrics.items()}
+        collector = self._collector() if self._collector else None
         losses = _LossTotal()
         with torch.no_grad():
             for batch in islice(self._batches(), max_batches):
@@ -49,14 +56,19 @@ class Evaluator:
                 losses.add(loss, batch_length(batch))
                 for total in totals.values():
                     total.add(outputs, batch)
-        values = {f"val_{name}": total.value() for name, total in totals.items()} | {"val_loss": losses.value()}
+                if collector:
+                    collector.update(outputs, batch)
+        values = {f"val_{name}": total.value() for name, total in totals.items()}
+        collected = {f"val_{name}": value for name, value in (collector.compute() if collector else {}).items()}
+        values |= {"val_loss": losses.value()} | collected
+        self._collected = list(collected | values)
         examples = {f"val_{name}": total.examples() for name, total in totals.items()}
         return values, {name: found for name, found in examples.items() if found is not None}
 
 
 def task_metrics(task: Task, batch: Batch) -> Mapping[str, Callable[..., Any]]:
     """The task's metrics; without any, accuracy where a batch's labels are integers."""
-    if task.metrics is not None:
+    if isinstance(task.metrics, Mapping):
         return task.metrics
     labels = labels_of(batch)
     return {"accuracy": accuracy} if labels is not None and not labels.is_floating_point() else {}

@@ -4,18 +4,19 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
 from trainables.budgeted import Budgeted, Clock
-from trainables.compiler import CompiledModel
+from trainables.compiler import CompiledModel, CompileError
 from trainables.data import TrainingData
 from trainables.float8 import to_float8
 from trainables.hyperparameters import Hyperparameters
 from trainables.isolation import weights_digest
 from trainables.ladder import Precision
-from trainables.optim import learning_rate_factor, make_optimizer
+from trainables.optim import OwnSchedule, lay_out_state, learning_rate_factor, make_optimizer
 from trainables.outputs import default_loss, make_forward, upcast
 from trainables.precision import autocast, make_scaler
 from trainables.routes import DEFAULT, take_layout
@@ -93,7 +94,8 @@ class Loop(Budgeted):
         self.optimizer = make_optimizer(task, hyper)
         self.autocast = autocast(precision, device)
         self.step = 0
-        self._forward = self._train_forward = make_forward(self.model)
+        forward = make_forward(self.model) if task.forward is None else partial(task.forward, self.model)
+        self._forward = self._train_forward = forward
         self._loss = task.loss or default_loss
         self._parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self._batches = self.data.batches()
@@ -102,6 +104,9 @@ class Loop(Budgeted):
         self._applied_before = 0
         self._base_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self._factors = self._schedule(num_steps)
+        self._own: OwnSchedule | None = None
+        if task.scheduler is not None and num_steps is not None:
+            self._own = OwnSchedule(task.scheduler(self.optimizer, self.data.steps_per_epoch), self.optimizer)
         self._device_factors: torch.Tensor | None = None
         if self.scaler is not None and self._factors:
             self._device_factors = torch.tensor(self._factors, device=device)
@@ -122,6 +127,8 @@ class Loop(Budgeted):
 
     def train_by(self, compiled: CompiledModel) -> None:
         """Calls a compiled model in training from now on; evaluation stays eager, the same arithmetic for all."""
+        if self.task.forward is not None:
+            raise CompileError("the task calls its model itself; leave compile off, or compile the model in it")
         self._train_forward = make_forward(self.model, compiled)
 
     def forward(self, batch: Batch) -> tuple[Any, torch.Tensor]:
@@ -189,6 +196,7 @@ class Loop(Budgeted):
             "skipped": int(self._skipped),
             "tally": None if self._tally is None else self._tally.state_dict(),
             "applied_before": self._applied_before,
+            "schedule": None if self._own is None else self._own.state_dict(),
             "data": self.data.state_dict(),
         }
 
@@ -198,9 +206,11 @@ class Loop(Budgeted):
         own = self.optimizer.state_dict()["param_groups"]
         rates = [group["lr"] for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict({"state": state["optimizer"], "param_groups": own})
-        self._lay_out_optimizer_state()
+        lay_out_state(self.optimizer)
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate  # loading copies it; a tensor must stay on its device
+        if self._own is not None:
+            self._own.load_state_dict(state["schedule"])
         # A state of another precision has no scale, and at 0 or infinity a scale stays for good.
         if self.scaler is not None and 0 < (state["scaler"] or {}).get("scale", 0) < math.inf:
             self.scaler.load_state_dict(state["scaler"])
@@ -213,16 +223,6 @@ class Loop(Budgeted):
         self._applied_before = state["applied_before"]
         self.data.load_state_dict(state["data"])
         self._batches = self.data.batches(self.step)
-
-    def _lay_out_optimizer_state(self) -> None:
-        """Stores loaded state as its parameters are stored, which another route may have otherwise.
-
-        Fused optimizers go through memory, and would mistake one number's moments for another's.
-        """
-        for parameter, kept in self.optimizer.state.items():
-            for name, value in kept.items():
-                if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
-                    kept[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
     def train_steps(self, num_steps: int, tally: Tally, clock: Clock) -> None:
         """Steps as :meth:`train_step` makes them; ``clock`` ticks after each."""
@@ -279,6 +279,8 @@ class Loop(Budgeted):
 
     def _set_learning_rate(self) -> None:
         """The schedule's rate at the number of applied steps, which with a scaler only the device knows."""
+        if self._own is not None and self.step:
+            self._own.step()
         if self._device_factors is not None:
             # Indexing with a tensor of no dimensions would wait for the device.
             factor = self._device_factors.take((self.step - self._skipped).clamp(max=len(self._factors) - 1))

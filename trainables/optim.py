@@ -2,13 +2,14 @@
 
 import inspect
 import math
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import torch
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from trainables.hyperparameters import Hyperparameters
-from trainables.task import Task
+from trainables.task import Scheduler, Task
 
 
 def learning_rate_factor(step: int, num_steps: int, warmup_frac: float, lr_schedule: str) -> float:
@@ -29,13 +30,51 @@ def learning_rate_factor(step: int, num_steps: int, warmup_frac: float, lr_sched
     return 1.0 - progress if lr_schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
+class OwnSchedule:
+    """A task's own scheduler, with the rates that stand, which are the optimizer's.
+
+    Args:
+        scheduler: as the task made it.
+        optimizer: what it schedules.
+    """
+
+    def __init__(self, scheduler: Scheduler, optimizer: Optimizer) -> None:
+        self._scheduler, self._optimizer = scheduler, optimizer
+        self.step = scheduler.step
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain data to go on from."""
+        rates = [float(group["lr"]) for group in self._optimizer.param_groups]
+        return {"scheduler": self._scheduler.state_dict(), "rates": rates}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what :meth:`state_dict` gave, at its rates."""
+        self._scheduler.load_state_dict(state["scheduler"])
+        for group, rate in zip(self._optimizer.param_groups, state["rates"], strict=True):
+            group["lr"] = rate
+
+
+def lay_out_state(optimizer: Optimizer) -> None:
+    """Stores loaded state as its parameters are stored, which another route may have otherwise.
+
+    Fused optimizers go through memory, and would mistake one number's moments for another's.
+    """
+    for parameter, kept in optimizer.state.items():
+        for name, value in kept.items():
+            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                kept[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
 def make_optimizer(task: Task, hyper: Hyperparameters) -> Optimizer:
     """The optimizer, fused where that is right, over the task's parameter groups, or over all parameters that train.
 
     Args:
-        task: its model and ``param_groups``.
+        task: its model, and ``param_groups`` or an ``optimizer`` of its own.
         hyper: the optimizer's name, learning rate and weight decay.
     """
+    own = task.optimizer(task.model) if task.optimizer else None
+    if own is not None:
+        return own
     groups = task.param_groups(task.model) if task.param_groups else _trainable(task.model)
     rate = hyper.learning_rate
     if hyper.optimizer == "sgd":
