@@ -45,7 +45,9 @@ class Trainable:
 
     def __init__(self, function: Callable[[dict[str, Any], "Run"], object]) -> None:
         self.function = function
+        self.__wrapped__: object
         functools.update_wrapper(self, function)
+        del self.__wrapped__  # as a task it is called with a configuration alone
 
     def __call__(self, config: Mapping[str, Any]) -> NoReturn:
         """There is no model of it without training.
