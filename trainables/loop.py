@@ -16,10 +16,11 @@ from trainables.float8 import to_float8
 from trainables.hyperparameters import Hyperparameters
 from trainables.isolation import weights_digest
 from trainables.ladder import Precision
-from trainables.optim import OwnSchedule, lay_out_state, learning_rate_factor, make_optimizer
+from trainables.optim import lay_out_state, make_optimizer
 from trainables.outputs import default_loss, make_forward, upcast
 from trainables.precision import autocast, make_scaler
 from trainables.routes import DEFAULT, take_layout
+from trainables.schedule import Schedule
 from trainables.tally import Counts, Tally
 from trainables.task import Batch, Task
 
@@ -102,23 +103,9 @@ class Loop(Budgeted):
         self._skipped = torch.zeros((), dtype=torch.int64, device=device)
         self._tally: Tally | None = None
         self._applied_before = 0
-        self._base_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
-        self._factors = self._schedule(num_steps)
-        self._own: OwnSchedule | None = None
-        if task.scheduler is not None and num_steps is not None:
-            self._own = OwnSchedule(task.scheduler(self.optimizer, self.data.steps_per_epoch), self.optimizer)
-        self._device_factors: torch.Tensor | None = None
-        if self.scaler is not None and self._factors:
-            self._device_factors = torch.tensor(self._factors, device=device)
-            for group in self.optimizer.param_groups:
-                group["lr"] = torch.tensor(float(group["lr"]), device=device)
-
-    def _schedule(self, num_steps: int | None) -> list[float]:
-        """The learning rate's factor at every step; empty where it never changes."""
-        hyper = self.hyper
-        if num_steps is None or (hyper.lr_schedule == "constant" and round(hyper.warmup_frac * num_steps) == 0):
-            return []
-        return [learning_rate_factor(i, num_steps, hyper.warmup_frac, hyper.lr_schedule) for i in range(num_steps)]
+        own = task.scheduler(self.optimizer, self.data.steps_per_epoch) if task.scheduler and num_steps else None
+        only_there = device if self.scaler is not None else None
+        self._schedule = Schedule(self.optimizer, hyper, num_steps, only_there, own)
 
     @property
     def is_compiled(self) -> bool:
@@ -196,7 +183,7 @@ class Loop(Budgeted):
             "skipped": int(self._skipped),
             "tally": None if self._tally is None else self._tally.state_dict(),
             "applied_before": self._applied_before,
-            "schedule": None if self._own is None else self._own.state_dict(),
+            "schedule": self._schedule.state_dict(),
             "data": self.data.state_dict(),
         }
 
@@ -209,8 +196,7 @@ class Loop(Budgeted):
         lay_out_state(self.optimizer)
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate  # loading copies it; a tensor must stay on its device
-        if self._own is not None:
-            self._own.load_state_dict(state["schedule"])
+        self._schedule.load_state_dict(state.get("schedule"))
         # A state of another precision has no scale, and at 0 or infinity a scale stays for good.
         if self.scaler is not None and 0 < (state["scaler"] or {}).get("scale", 0) < math.inf:
             self.scaler.load_state_dict(state["scaler"])
@@ -233,7 +219,7 @@ class Loop(Budgeted):
     def train_step(self, tally: Tally, want_norm: bool = False) -> torch.Tensor | None:
         """One optimizer step; adds its loss to ``tally`` and returns the gradient norm where it was computed."""
         parts = next(self._batches)
-        self._set_learning_rate()
+        self._schedule.set_rate(self.step, self._skipped)
         loss = self._backward(parts)
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
@@ -276,17 +262,3 @@ class Loop(Budgeted):
         scaler.update()
         self._skipped += skipped
         return skipped
-
-    def _set_learning_rate(self) -> None:
-        """The schedule's rate at the number of applied steps, which with a scaler only the device knows."""
-        if self._own is not None and self.step:
-            self._own.step()
-        if self._device_factors is not None:
-            # Indexing with a tensor of no dimensions would wait for the device.
-            factor = self._device_factors.take((self.step - self._skipped).clamp(max=len(self._factors) - 1))
-            for group, base in zip(self.optimizer.param_groups, self._base_rates, strict=True):
-                group["lr"].copy_(base * factor)
-        elif self._factors:
-            now = self._factors[min(self.step, len(self._factors) - 1)]
-            for group, base in zip(self.optimizer.param_groups, self._base_rates, strict=True):
-                group["lr"] = base * now

@@ -2,14 +2,13 @@
 
 import inspect
 import math
-from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import torch
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from trainables.hyperparameters import Hyperparameters
-from trainables.task import Scheduler, Task
+from trainables.task import Task
 
 
 def learning_rate_factor(step: int, num_steps: int, warmup_frac: float, lr_schedule: str) -> float:
@@ -28,30 +27,6 @@ def learning_rate_factor(step: int, num_steps: int, warmup_frac: float, lr_sched
         return 1.0 if lr_schedule == "constant" else 0.0
     progress = (step - warmup) / max(1, num_steps - warmup)
     return 1.0 - progress if lr_schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
-
-
-class OwnSchedule:
-    """A task's own scheduler, with the rates that stand, which are the optimizer's.
-
-    Args:
-        scheduler: as the task made it.
-        optimizer: what it schedules.
-    """
-
-    def __init__(self, scheduler: Scheduler, optimizer: Optimizer) -> None:
-        self._scheduler, self._optimizer = scheduler, optimizer
-        self.step = scheduler.step
-
-    def state_dict(self) -> dict[str, Any]:
-        """Plain data to go on from."""
-        rates = [float(group["lr"]) for group in self._optimizer.param_groups]
-        return {"scheduler": self._scheduler.state_dict(), "rates": rates}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on from what :meth:`state_dict` gave, at its rates."""
-        self._scheduler.load_state_dict(state["scheduler"])
-        for group, rate in zip(self._optimizer.param_groups, state["rates"], strict=True):
-            group["lr"] = rate
 
 
 def lay_out_state(optimizer: Optimizer) -> None:
