@@ -186,11 +186,8 @@ def test_it_can_be_neither_saved_nor_loaded(tmp_path: Path) -> None:
 
 
 def test_the_probe_takes_a_few_steps_and_leaves_the_metrics_open() -> None:
-    found = list(probe(spec(), ["fp32", "bf16-mixed"]))
-    assert [(r.status, r.effective_precision, r.metrics) for r in found] == [
-        ("completed", "fp32", ()),
-        ("completed", "bf16-mixed", ()),
-    ]
+    found = list(probe(spec(), ["bf16-mixed"]))
+    assert [(r.status, r.effective_precision, r.metrics) for r in found] == [("completed", "bf16-mixed", ())]
     assert found[0].samples_per_s == pytest.approx(1e3 * 16 / found[0].step_ms)
     with pytest.raises(TaskError, match=r"must come to its first step with the configuration .*run\.prepare"):
         list(probe(spec("unprepared"), ["fp32"]))
