@@ -25,7 +25,7 @@ EXIT_CODES = {"ampsweep report runs/quick --require-pass bf16-mixed": {0, 3}}
 
 def test_commands_were_found():
     assert len(COMMANDS) >= 10
-    assert len(PYTHON) == 5
+    assert len(PYTHON) == 6
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("make ")])

@@ -4,9 +4,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trainables.exported import load_exported
+    from trainables.function import Run, trainable
     from trainables.task import Task
 
-__all__ = ["Task", "load_exported"]
+__all__ = ["Run", "Task", "load_exported", "trainable"]
 
 
 def __getattr__(name: str) -> Any:
@@ -19,4 +20,8 @@ def __getattr__(name: str) -> Any:
         from trainables.exported import load_exported
 
         return load_exported
+    if name in ("Run", "trainable"):
+        import trainables.function
+
+        return getattr(trainables.function, name)
     raise AttributeError(f"module 'trainables' has no attribute {name!r}")

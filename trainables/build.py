@@ -10,10 +10,13 @@ import torch
 
 from trainables.compiler import CompiledModel, CompileError
 from trainables.effective import Observation, observe, undisturbed
+from trainables.evaluation import Evaluator
+from trainables.function import Trainable
+from trainables.function_loop import FunctionLoop
 from trainables.hyperparameters import Hyperparameters
 from trainables.isolation import seed_everything
 from trainables.ladder import Precision
-from trainables.loading import TaskError, build_task, describe
+from trainables.loading import TaskError, build_task, describe, load_function
 from trainables.loop import Loop
 from trainables.memory import is_out_of_memory, release_memory
 from trainables.precision import put_in_force
@@ -50,15 +53,24 @@ def build_loop(
         num_steps: whether the schedule spans the spec's budget, or stays at its start.
         team: whose workers train it together.
     """
+    function = load_function(spec.task)
+    if isinstance(function, Trainable):
+        return FunctionLoop(function, spec, precision, device, is_endless=not num_steps)
     seed_everything(spec.seed)
     task = build_task(spec.task, spec.config)
-    hyper = Hyperparameters.of(spec.config)
+    own = {} if task.batch_size is None else {"batch_size": task.batch_size}
+    hyper = Hyperparameters.of(own | dict(spec.config))
     batch_size = min(hyper.batch_size, len(task.train_set))  # type: ignore[arg-type]
     steps_per_epoch = len(task.train_set) // batch_size  # type: ignore[arg-type]
     total = spec.budget.num_steps(steps_per_epoch) if num_steps else None
     loop = Loop(task, hyper, precision, spec.seed, device, total, spec.route, team)
     seed_everything(team.seed(spec.seed))  # dropout must not depend on how much building drew
     return loop
+
+
+def make_evaluator(loop: Loop) -> Evaluator | FunctionLoop:
+    """What evaluates a loop's model: a function that trains does it by itself, and reports."""
+    return loop if isinstance(loop, FunctionLoop) else Evaluator(loop)
 
 
 def build_observed(

@@ -79,7 +79,8 @@ def choose_scoring(sides: tuple[Side, Side], examples: Examples, batch: Batch) -
     Raises:
         TaskError: a model fails on it, the two give different numbers of classes, or there is nothing to score by.
     """
-    loss, metrics = (examples.task.loss, examples.task.metrics) if examples.task is not None else (None, None)
+    task = examples.task if examples.task is not None and examples.task.forward is None else None
+    loss, metrics = (task.loss, None if callable(task.metrics) else task.metrics) if task is not None else (None, None)
     seen: list[tuple[Any, float | None]] = []
     classified = True
     for side in sides:

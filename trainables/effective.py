@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -81,6 +82,14 @@ class Observation:
         return f"the step's matrix FLOPs ran as {ran}"
 
 
+@runtime_checkable
+class ObservesItself(Protocol):
+    """A loop of which nothing but its own next step can be observed."""
+
+    def observe(self) -> Observation:
+        """What that step does."""
+
+
 def observe(loop: Loop) -> Observation:
     """Runs forward and backward once on the first micro-batch and leaves the loop as it was.
 
@@ -90,6 +99,8 @@ def observe(loop: Loop) -> Observation:
     Args:
         loop: before or during training, its precision's numerics in force.
     """
+    if isinstance(loop, ObservesItself):
+        return loop.observe()
     return _observe_on(loop, loop.data.first_part)
 
 
@@ -106,6 +117,8 @@ def observe_again(loop: Loop, first: Observation) -> Observation:
             fails otherwise, nothing is known.
     """
     try:
+        if isinstance(loop, ObservesItself):
+            return loop.observe()
         with loop.eagerly():
             return _observe_on(loop, loop.data.last_part)
     except Exception as error:
@@ -133,9 +146,9 @@ def _observe_step(loop: Loop, draw: Callable[[], Batch]) -> Observation:
     """What its products ran in, and what it saved; the gradients stay."""
     with undisturbed(loop.model), MatrixFlops() as seen, activation_bytes(loop.model) as saved:
         loop.model.train()
-        batch, before = draw(), _generators(loop.device)
+        batch, before = draw(), generators(loop.device)
         loss = loop.forward(batch)[1]
-        draws = any(not torch.equal(a, b) for a, b in zip(before, _generators(loop.device), strict=True))
+        draws = any(not torch.equal(a, b) for a, b in zip(before, generators(loop.device), strict=True))
         activations = saved()
         loss.backward()
     return replace(judge(loop.precision, seen.by_format(loop.device), activations), draws=draws, kinds=seen.kinds)
@@ -154,7 +167,7 @@ def observe_call(call: Callable[[], object], precision: Precision, device: torch
     return judge(precision, seen.by_format(device))
 
 
-def _generators(device: torch.device) -> list[torch.Tensor]:
+def generators(device: torch.device) -> list[torch.Tensor]:
     """The states of torch's generators that a forward may draw from."""
     on_device = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
     return [torch.get_rng_state(), *on_device]

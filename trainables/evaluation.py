@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from trainables.data import validation_batches
+from trainables.loading import TaskError
 from trainables.loop import Loop
 from trainables.outputs import accuracy, batch_length, labels_of, logits_of
 from trainables.scoring import exact_loss, find_shifts, is_classified, reference_loss
@@ -32,9 +33,14 @@ class Evaluator:
         self._loop = loop
         size = max(1, EVAL_BATCHES * loop.hyper.batch_size // loop.hyper.accumulate_steps // loop.team.size)
         self._batches = validation_batches(loop.task, size, loop.device, loop.dtype, loop.team)
-        batch = next(self._batches())
+        self._collector = loop.task.metrics if callable(loop.task.metrics) else None
+        if self._collector and loop.team.size > 1:
+            condition = "metrics: must be known before a pass over the validation set where a trial has several workers"
+            raise TaskError(f"{condition}, got those that {loop.team.size} would log each; leave workers_per_trial out")
+        self._collected: list[str] = []
         self._shifts: tuple[int, ...] = (0,)
-        self.metrics = task_metrics(loop.task, batch)
+        batch = next(self._batches())
+        self.metrics = {} if self._collector else task_metrics(loop.task, batch)
         if accuracy in self.metrics.values() and loop.task.loss is None and _has_tokens(batch):
             self._shifts = self._find_shifts(batch)
             if not self._shifts and loop.task.metrics is None:
@@ -42,7 +48,11 @@ class Evaluator:
 
     @property
     def names(self) -> list[str]:
-        """Columns that :meth:`evaluate` gives: ``val_<name>`` of each metric, then ``val_loss``."""
+        """Columns that :meth:`evaluate` gives: ``val_<name>`` of each metric, then ``val_loss``; none where only a pass
+        tells them, which has not been made.
+        """
+        if self._collector:
+            return self._collected
         return [f"val_{name}" for name in self.metrics] + ["val_loss"]
 
     def evaluate(self, max_batches: int | None = None) -> tuple[dict[str, float], dict[str, NDArray[np.float64]]]:
@@ -54,6 +64,7 @@ class Evaluator:
         totals = {f"val_{name}": make_total(self._shifted(metric), team) for name, metric in self.metrics.items()}
         if self._loop.task.losses is not None:
             totals["val_loss"] = FunctionTotal(self._loop.task.losses)
+        collector = self._collector() if self._collector else None
         losses = _LossTotal()
         with torch.no_grad():
             for batch in islice(self._batches(), max_batches):
@@ -61,10 +72,15 @@ class Evaluator:
                 losses.add(loss, batch_length(batch))
                 for total in totals.values():
                     total.add(outputs, batch)
+                if collector:
+                    collector.update(outputs, batch)
         if team.size > 1:
             for each in (losses, *totals.values()):
                 each.gather(team)
         values = {"val_loss": losses.value()} | {name: total.value() for name, total in totals.items()}
+        collected = {f"val_{name}": value for name, value in (collector.compute() if collector else {}).items()}
+        values |= collected
+        self._collected = list(collected | values)
         examples = {name: total.examples() for name, total in totals.items()}
         return values, {name: found for name, found in examples.items() if found is not None}
 
@@ -91,7 +107,7 @@ def _has_tokens(batch: Batch) -> bool:
 
 def task_metrics(task: Task, batch: Batch) -> Mapping[str, Callable[..., Any]]:
     """The task's metrics; without any, accuracy where a batch's labels are integers."""
-    if task.metrics is not None:
+    if isinstance(task.metrics, Mapping):
         return task.metrics
     labels = labels_of(batch)
     return {"accuracy": accuracy} if labels is not None and not labels.is_floating_point() else {}

@@ -34,7 +34,7 @@ def divergence(progress: Progress, values: dict[str, float], skipped_steps: int)
 
 def fill(report: TrialReport, loop: Loop, progress: Progress, values: dict[str, float]) -> None:
     """Takes over where the loop stands and what the last interval came to."""
-    report.step, report.epoch = loop.step, loop.step / loop.data.steps_per_epoch
+    report.step, report.epoch = loop.step, loop.epoch
     report.applied_steps, report.skipped_steps = progress.applied_steps, loop.step - progress.applied_steps
     report.train_loss, report.learning_rate = progress.train_loss, progress.learning_rate
     report.grad_norm, report.loss_scale = progress.grad_norm, progress.loss_scale
@@ -45,22 +45,23 @@ def fill(report: TrialReport, loop: Loop, progress: Progress, values: dict[str, 
 
 
 def fill_times(
-    report: TrialReport, elapsed: float, waited: float, step_times: list[float], before: Before, loop: Loop
+    report: TrialReport, elapsed: float, waited: float | None, step_times: list[float], before: Before, loop: Loop
 ) -> None:
     """Takes over how long training took; what the loop did is in the report already.
 
     Args:
         report: filled in.
         elapsed: seconds of the last interval's steps.
-        waited: those of them that went into getting batches.
+        waited: those of them that went into getting batches; ``None`` where that is not known.
         step_times: mean seconds per step of every interval so far.
         before: where the loop stood when the interval began.
         loop: in training.
     """
     waited_before = (report.data_wait_share or 0.0) * report.train_s
     report.train_s += elapsed
-    report.data_wait_share = (waited_before + waited) / report.train_s
-    report.interval_data_wait_share = waited / elapsed
+    if waited is not None:
+        report.data_wait_share = (waited_before + waited) / report.train_s
+        report.interval_data_wait_share = waited / elapsed
     report.step_ms = 1e3 * statistics.median(step_times)
     report.samples_per_s = loop.step * loop.data.batch_size / report.train_s
     report.steps_per_s = report.step / report.train_s

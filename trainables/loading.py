@@ -15,12 +15,14 @@ import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeGuard
 
 from trainables.definitions import functions, misfit
 from trainables.text import one_line
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from trainables.task import Task
 
 
@@ -206,7 +208,7 @@ def build_task(source: TaskSource, config: Mapping[str, Any]) -> "Task":
 
     function = load_function(source)
     try:
-        task = function(dict(config))
+        task = _made(function, dict(config), copies=source.pickled is not None)
     except TaskError:
         raise
     except (Exception, SystemExit) as error:
@@ -220,10 +222,39 @@ def build_task(source: TaskSource, config: Mapping[str, Any]) -> "Task":
         raise TaskError(
             f"task: {source.name} must return a trainables.Task, got {type(task).__name__}; correct what it returns"
         )
-    if source.pickled is not None:
-        # A function of a notebook may hold a model, which the trials of a process would otherwise train in turns.
-        return dataclasses.replace(task, model=copy.deepcopy(task.model))
     return task
+
+
+def _made(function: Callable[..., Any], config: dict[str, Any], copies: bool) -> Any:
+    """What a task's function gives, as a task where it is a Lightning module, alone or with its data module.
+
+    Its model is a copy where the function is pickled: one of a notebook may hold a model, which the trials of a process
+    would otherwise train in turns.
+    """
+    from trainables.task import Task
+
+    if is_lightning_module(function):
+        from trainables.adapters.lightning_task import make_module
+
+        function = functools.partial(make_module, function)
+    made = function(config)
+    module, data = made if isinstance(made, tuple) and len(made) == 2 else (made, made)
+    if is_lightning_module(type(module)):
+        from trainables.adapters.lightning_task import task_of
+
+        own = copy.deepcopy(module) if copies else module
+        return task_of(own, own if data is module else data, config)
+    if copies and isinstance(made, Task):
+        return dataclasses.replace(made, model=copy.deepcopy(made.model))
+    return made
+
+
+def is_lightning_module(value: object) -> "TypeGuard[type[nn.Module]]":
+    """Whether something is a class of Lightning modules, of either of its packages, neither of which is imported."""
+    return isinstance(value, type) and any(
+        base.__name__ == "LightningModule" and base.__module__.partition(".")[0] in ("lightning", "pytorch_lightning")
+        for base in value.__mro__
+    )
 
 
 def describe(error: BaseException) -> str:

@@ -4,22 +4,25 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 
-from trainables.compiler import CompiledModel
+from trainables.budgeted import Budgeted, Clock
+from trainables.compiler import CompiledModel, CompileError
 from trainables.data import TrainingData
 from trainables.float8 import to_float8
 from trainables.hyperparameters import Hyperparameters
 from trainables.isolation import weights_digest
 from trainables.joined import Joined
 from trainables.ladder import Precision
-from trainables.optim import learning_rate_factor, make_optimizer
+from trainables.optim import lay_out_state, make_optimizer
 from trainables.outputs import default_loss, make_forward, upcast
 from trainables.precision import autocast, make_scaler
 from trainables.progress import Progress
 from trainables.routes import DEFAULT, take_layout
+from trainables.schedule import Schedule
 from trainables.tally import Before, Counts, Tally, has_collapsed
 from trainables.task import Batch, Task
 from trainables.team import ALONE, Alarm, Team
@@ -28,7 +31,7 @@ LOOK_EVERY_S = 2.0
 """Seconds of training after which a loop looks whether it is still worth its time; each look waits for the device."""
 
 
-class Loop:
+class Loop(Budgeted):
     """A model in training: its optimizer, scaler, schedule and data.
 
     Args:
@@ -62,12 +65,14 @@ class Loop:
         if precision.scaling:
             self.model = to_float8(self.model, precision.scaling)
         take_layout(route, self.model)
-        self.data = TrainingData(task, hyper.batch_size, hyper.accumulate_steps, seed, device, self.dtype, team)
+        own_data = TrainingData(task, hyper.batch_size, hyper.accumulate_steps, seed, device, self.dtype, team)
+        self.data: TrainingData = own_data
         self.scaler = make_scaler(precision, device)
         self.optimizer = make_optimizer(task, hyper)
         self.autocast = autocast(precision, device)
         self.step = 0
-        self._forward = self._train_forward = make_forward(self.model)
+        forward = make_forward(self.model) if task.forward is None else partial(task.forward, self.model)
+        self._forward = self._train_forward = forward
         self._joined: Joined | None = None
         self._loss = task.loss or default_loss
         self._parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -75,20 +80,9 @@ class Loop:
         self._skipped = torch.zeros((), dtype=torch.int64, device=device)
         self._tally: Tally | None = None
         self._applied_before, self._last_applied = 0, Before(0, 0)
-        self._base_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
-        self._factors = self._schedule(num_steps)
-        self._device_factors: torch.Tensor | None = None
-        if self.scaler is not None and self._factors:
-            self._device_factors = torch.tensor(self._factors, device=device)
-            for group in self.optimizer.param_groups:
-                group["lr"] = torch.tensor(float(group["lr"]), device=device)
-
-    def _schedule(self, num_steps: int | None) -> list[float]:
-        """The learning rate's factor at every step; empty where it never changes."""
-        hyper = self.hyper
-        if num_steps is None or (hyper.lr_schedule == "constant" and round(hyper.warmup_frac * num_steps) == 0):
-            return []
-        return [learning_rate_factor(i, num_steps, hyper.warmup_frac, hyper.lr_schedule) for i in range(num_steps)]
+        own = task.scheduler(self.optimizer, self.data.steps_per_epoch) if task.scheduler and num_steps else None
+        only_there = device if self.scaler is not None else None
+        self._schedule = Schedule(self.optimizer, hyper, num_steps, only_there, own)
 
     @property
     def is_compiled(self) -> bool:
@@ -97,6 +91,8 @@ class Loop:
 
     def train_by(self, compiled: CompiledModel) -> None:
         """Calls a compiled model in training from now on; evaluation stays eager, the same arithmetic for all."""
+        if self.task.forward is not None:
+            raise CompileError("the task calls its model itself; leave compile off, or compile the model in it")
         self._train_forward = make_forward(self.model, compiled)
 
     @contextmanager
@@ -187,6 +183,7 @@ class Loop:
             "tally": None if self._tally is None else self._tally.state_dict(),
             "applied_before": self._applied_before,
             "last_applied": tuple(self._last_applied),
+            "schedule": self._schedule.state_dict(),
             "data": self.data.state_dict(),
         }
 
@@ -196,9 +193,10 @@ class Loop:
         own = self.optimizer.state_dict()["param_groups"]
         rates = [group["lr"] for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict({"state": state["optimizer"], "param_groups": own})
-        self._lay_out_optimizer_state()
+        lay_out_state(self.optimizer)
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate  # loading copies it; a tensor must stay on its device
+        self._schedule.load_state_dict(state.get("schedule"))
         # A state of another precision has no scale, and at 0 or infinity a scale stays for good.
         if self.scaler is not None and 0 < (state["scaler"] or {}).get("scale", 0) < math.inf:
             self.scaler.load_state_dict(state["scaler"])
@@ -213,22 +211,18 @@ class Loop:
         self.data.load_state_dict(state["data"])
         self._batches = self.data.batches(self.step)
 
-    def _lay_out_optimizer_state(self) -> None:
-        """Stores loaded state as its parameters are stored, which another route may have otherwise.
-
-        Fused optimizers go through memory, and would mistake one number's moments for another's.
-        """
-        for parameter, kept in self.optimizer.state.items():
-            for name, value in kept.items():
-                if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
-                    kept[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+    def train_steps(self, num_steps: int, tally: Tally, clock: Clock) -> None:
+        """Steps as :meth:`train_step` makes them; ``clock`` ticks after each."""
+        for _ in range(num_steps):
+            self.train_step(tally)
+            clock.tick()
 
     def train_step(self, tally: Tally, want_norm: bool = False) -> torch.Tensor | None:
         """One optimizer step; adds its loss to ``tally`` and returns the gradient norm where it was computed."""
         asked_at = time.perf_counter()
         parts = next(self._batches)
         tally.waited_s += time.perf_counter() - asked_at
-        self._set_learning_rate()
+        self._schedule.set_rate(self.step, self._skipped)
         loss = self._backward(parts)
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
@@ -274,15 +268,3 @@ class Loop:
         scaler.update()
         self._skipped += skipped
         return skipped
-
-    def _set_learning_rate(self) -> None:
-        """The schedule's rate at the number of applied steps, which with a scaler only the device knows."""
-        if self._device_factors is not None:
-            # Indexing with a tensor of no dimensions would wait for the device.
-            factor = self._device_factors.take((self.step - self._skipped).clamp(max=len(self._factors) - 1))
-            for group, base in zip(self.optimizer.param_groups, self._base_rates, strict=True):
-                group["lr"].copy_(base * factor)
-        elif self._factors:
-            now = self._factors[min(self.step, len(self._factors) - 1)]
-            for group, base in zip(self.optimizer.param_groups, self._base_rates, strict=True):
-                group["lr"] = base * now

@@ -29,13 +29,27 @@ def learning_rate_factor(step: int, num_steps: int, warmup_frac: float, lr_sched
     return 1.0 - progress if lr_schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
+def lay_out_state(optimizer: Optimizer) -> None:
+    """Stores loaded state as its parameters are stored, which another route may have otherwise.
+
+    Fused optimizers go through memory, and would mistake one number's moments for another's.
+    """
+    for parameter, kept in optimizer.state.items():
+        for name, value in kept.items():
+            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                kept[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
 def make_optimizer(task: Task, hyper: Hyperparameters) -> Optimizer:
     """The optimizer, fused where that is right, over the task's parameter groups, or over all parameters that train.
 
     Args:
-        task: its model and ``param_groups``.
+        task: its model, and ``param_groups`` or an ``optimizer`` of its own.
         hyper: the optimizer's name, learning rate and weight decay.
     """
+    own = task.optimizer(task.model) if task.optimizer else None
+    if own is not None:
+        return own
     groups = task.param_groups(task.model) if task.param_groups else _trainable(task.model)
     rate = hyper.learning_rate
     if hyper.optimizer == "sgd":

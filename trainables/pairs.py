@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import torch
 
 from trainables.build import build_observed, pick_device
+from trainables.clocks import CudaClock, HostClock
 from trainables.contention import Neighbours, OtherWork, is_contended, waiting_ns
 from trainables.effective import Observation, observe_again
 from trainables.gpu_state import GpuState, GpuWatch, summarise
@@ -206,13 +207,11 @@ def _window(arm: Arm, num_steps: int) -> tuple[float, float | None]:
     with numerics(arm.loop.precision, arm.loop.route):
         arm.loop.model.train()
         arm.loop.train_step(tally)
-        clock = _CudaClock() if arm.loop.device.type == "cuda" else _HostClock()
+        clock = CudaClock() if arm.loop.device.type == "cuda" else HostClock()
         others = OtherWork(arm.loop.team)
         before, processor_s, started = waiting_ns(), time.process_time(), time.perf_counter()
         clock.tick()
-        for _ in range(num_steps):
-            arm.loop.train_step(tally)
-            clock.tick()
+        arm.loop.train_steps(num_steps, tally, clock)
         if arm.gpu is not None:
             arm.gpu_states.append(arm.gpu.look())  # it is still at what was asked of it
         times = clock.step_ms()
@@ -224,39 +223,6 @@ def _window(arm: Arm, num_steps: int) -> tuple[float, float | None]:
     arm.waited.append(waited)
     arm.cpus_used.append(processor_s / wall_s)
     return median_ms, waited
-
-
-class _HostClock:
-    """Wall time per step."""
-
-    def __init__(self) -> None:
-        self._ticks: list[float] = []
-
-    def tick(self) -> None:
-        self._ticks.append(time.perf_counter())
-
-    def step_ms(self) -> list[float]:
-        return [1e3 * (b - a) for a, b in zip(self._ticks, self._ticks[1:], strict=False)]
-
-
-class _CudaClock(_HostClock):  # pragma: gpu
-    """Device time per step, from events that the host does not wait for until the window ends."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.cuda.synchronize()
-        self._events: list[torch.cuda.Event] = []
-
-    def tick(self) -> None:
-        super().tick()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        self._events.append(event)
-
-    def step_ms(self) -> list[float]:
-        self._events[-1].synchronize()
-        pairs = zip(self._events, self._events[1:], strict=False)
-        return [a.elapsed_time(b) for a, b in pairs]
 
 
 def serve() -> None:

@@ -1,6 +1,5 @@
 """A few steps of each precision on the real task: is it supported, what does it run in, how long does a step take."""
 
-import math
 import socket
 import statistics
 import time
@@ -10,11 +9,10 @@ from typing import Any
 
 import torch
 
-from trainables.build import build_observed, pick_device
+from trainables.build import build_observed, make_evaluator, pick_device
 from trainables.compiler import CompileError
 from trainables.contention import waiting_ns
 from trainables.effective import Observation
-from trainables.evaluation import Evaluator
 from trainables.isolation import isolated
 from trainables.kernels import serving_kernel
 from trainables.ladder import LADDER, Precision
@@ -58,7 +56,7 @@ class ProbeResult:
         samples_per_s: training examples per second at that time.
         peak_memory_bytes: of a training step.
         init_digest: fingerprint of the initial weights.
-        metrics: names of the task's metrics, as columns (``val_...``).
+        metrics: names of the task's metrics, as columns (``val_...``); none where only a report will tell.
         remarks: the task's own.
         device, node: where it ran.
     """
@@ -193,7 +191,7 @@ def _faster(spec: TrialSpec, loop: Loop, route: str, found: ProbeResult) -> tupl
     if other.route != route:
         return loop, found
     metrics = _check_evaluation(other)
-    if not math.isfinite(other.train(1).train_loss):
+    if other.train(1).num_nonfinite:
         return loop, found
     times_ms: dict[Loop, list[float]] = {loop: [], other: []}
     for each in (loop, other, other, loop) * ROUNDS:
@@ -210,7 +208,7 @@ def _faster(spec: TrialSpec, loop: Loop, route: str, found: ProbeResult) -> tupl
 
 def _check_evaluation(loop: Loop) -> tuple[str, ...]:
     """Evaluates a little, and gives the names of the metrics."""
-    evaluator = Evaluator(loop)
+    evaluator = make_evaluator(loop)
     evaluator.evaluate(max_batches=1)
     return tuple(evaluator.names)
 
@@ -252,8 +250,8 @@ def _step_times_ms(loop: Loop, max_ms: float) -> list[float]:
     times: list[float] = []
     while loop.team.agree(len(times) < MAX_STEPS and sum(times) < max_ms):
         started = time.perf_counter()
-        loop.train(1)
-        times.append(1e3 * (time.perf_counter() - started))
+        train_s = loop.train(1).train_s
+        times.append(1e3 * (time.perf_counter() - started if train_s is None else train_s))
     return loop.team.agree(times)
 
 

@@ -17,7 +17,8 @@ class Progress:
         num_nonfinite: steps whose loss, without any scale, was infinite or NaN.
         first_nonfinite: the first of them, counted from 1 at the run's start; ``None`` where there is none.
         has_collapsed: see :func:`trainables.tally.has_collapsed`.
-        waited_s: seconds that the host spent on getting the batches.
+        waited_s: seconds that the host spent on getting the batches; ``None`` where the loop does not know.
+        train_s: seconds that the steps took, where the loop does other things in between; ``None``: all of its time.
     """
 
     train_loss: float
@@ -29,4 +30,5 @@ class Progress:
     num_nonfinite: int = 0
     first_nonfinite: int | None = None
     has_collapsed: bool = False
-    waited_s: float = 0.0
+    waited_s: float | None = 0.0
+    train_s: float | None = None

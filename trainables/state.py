@@ -7,18 +7,50 @@ observed step.
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+from torch import nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from trainables.ladder import Precision
-from trainables.loop import Loop
 from trainables.precision import changed_setting
+
+
+class Trained(Protocol):
+    """What is trained, and how; a :class:`trainables.loop.Loop` is one."""
+
+    @property
+    def model(self) -> nn.Module:
+        """The module."""
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Over its parameters."""
+
+    @property
+    def scaler(self) -> torch.amp.GradScaler | None:
+        """Of its loss; ``None`` in a precision that needs none."""
+
+    @property
+    def precision(self) -> Precision:
+        """What was asked for."""
+
+    @property
+    def route(self) -> str:
+        """The kernel route in force."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it trains."""
+
+    @property
+    def autocast(self) -> AbstractContextManager[Any]:
+        """What its forward is to run in."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +93,7 @@ class State:
         return None
 
 
-def read_state(loop: Loop) -> State:
+def read_state(loop: Trained) -> State:
     """The state that stands; waits for the device where there is a loss scale."""
     scaler = loop.scaler
     names: dict[torch.Tensor, str] = {parameter: name for name, parameter in loop.model.named_parameters()}
@@ -104,7 +136,7 @@ class InForward:
     called: bool = False
     attention: set[str] = field(default_factory=set)
 
-    def fault(self, loop: Loop) -> str | None:
+    def fault(self, loop: Trained) -> str | None:
         """Why this is not the autocast that the loop asks for, in one clause; ``None`` if it is."""
         asked = loop.autocast.fast_dtype if isinstance(loop.autocast, torch.autocast) else None
         if not self.called or self.autocast is asked:
@@ -114,7 +146,7 @@ class InForward:
 
 
 @contextmanager
-def watch_forward(loop: Loop) -> Iterator[InForward]:
+def watch_forward(loop: Trained) -> Iterator[InForward]:
     """Looks on while the model is called inside the ``with``."""
     seen, kind = InForward(), loop.device.type
 

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 from torch.utils.data import Dataset
 
 Batch: TypeAlias = Any
@@ -13,6 +14,29 @@ Batch: TypeAlias = Any
 
 LossFunction: TypeAlias = Callable[[Any, Batch], torch.Tensor]
 MetricFunction: TypeAlias = Callable[[Any, Batch], "torch.Tensor | tuple[Any, Any]"]
+
+
+class Collector(Protocol):
+    """Metrics of one pass over the validation set whose names only the pass tells."""
+
+    def update(self, outputs: Any, batch: Batch) -> None:
+        """Takes in a batch."""
+
+    def compute(self) -> Mapping[str, float]:
+        """Name -> value over all batches; ``loss`` takes the place of the mean of the batches' losses."""
+
+
+class Scheduler(Protocol):
+    """Changes an optimizer's learning rate as it steps; PyTorch's schedulers of the step alone are some."""
+
+    def step(self) -> None:
+        """An optimizer step was made, and another is about to be."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain data to go on from."""
+
+    def load_state_dict(self, state_dict: Any) -> None:
+        """Goes on from it."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +52,8 @@ class Task:
         metrics: name -> ``(outputs, batch) -> one value per example`` or ``(sum, count)``; or a class (or
             ``functools.partial`` of one) with torchmetrics' ``update(logits, labels)`` and ``compute()``. Columns are
             named ``val_<name>``. Default: ``{"accuracy": ...}`` where labels are integers; of tokens, as far as the
-            model's own loss tells whether they are the next ones (of Hugging Face's causal models they are).
+            model's own loss tells whether they are the next ones (of Hugging Face's causal models they are). Where only
+            a pass over the validation set tells their names: what makes a :class:`Collector`.
         collate: as ``DataLoader``'s ``collate_fn``.
         lengths: one number per training item; batches are then made of items of similar length.
         param_groups: ``model -> `` the optimizer's parameter groups.
@@ -39,19 +64,28 @@ class Task:
         remarks: what a user should know of how it was built, a sentence each, as that texts were truncated.
         losses: ``(outputs, batch) -> one loss per example``, whose mean over the validation set is ``val_loss``: arms
             are then compared on it example by example. Without it ``val_loss`` is a mean of batches.
+        batch_size: where the configuration names none.
+        forward: ``(model, batch) -> outputs``. Default: the model is called with the batch, without its labels.
+        optimizer: ``model -> `` an optimizer of the task's own, which the loop's ``learning_rate``, ``weight_decay``
+            and ``optimizer`` then say nothing to; where it returns ``None`` the loop makes one.
+        scheduler: ``(optimizer, steps per epoch) -> `` what is stepped between the steps of a full run.
     """
 
     model: nn.Module
     train_set: Dataset[Any]
     val_set: Dataset[Any]
     loss: LossFunction | None = None
-    metrics: Mapping[str, MetricFunction | Callable[[], Any]] | None = None
+    metrics: Mapping[str, MetricFunction | Callable[[], Any]] | Callable[[], Collector] | None = None
     collate: Callable[[list[Any]], Batch] | None = None
     lengths: Sequence[int] | None = None
     param_groups: Callable[[nn.Module], Iterable[Any]] | None = None
     num_workers: int = 0
     remarks: Sequence[str] = ()
     losses: LossFunction | None = None
+    batch_size: int | None = None
+    forward: Callable[[nn.Module, Batch], Any] | None = None
+    optimizer: Callable[[nn.Module], Optimizer | None] | None = None
+    scheduler: Callable[[Optimizer, int], Scheduler] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, nn.Module):
@@ -62,7 +96,7 @@ class Task:
                 raise TypeError(f"{name} must be a map-style data set (with len() and []), got {type(data).__name__}")
             if len(data) == 0:
                 raise ValueError(f"{name} must hold at least one item, got none")
-        if self.metrics is not None and "loss" in self.metrics:
+        if isinstance(self.metrics, Mapping) and "loss" in self.metrics:
             raise ValueError("metrics must not hold the name 'loss': val_loss is the loss itself; choose another name")
         if self.lengths is not None and len(self.lengths) != len(self.train_set):  # type: ignore[arg-type]
             raise ValueError(f"lengths must hold one number per training item, got {len(self.lengths)}")

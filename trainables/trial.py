@@ -15,11 +15,10 @@ from typing import Any
 import torch
 
 from trainables import checkpoint
-from trainables.build import build_observed, pick_device
+from trainables.build import build_observed, make_evaluator, pick_device
 from trainables.checkpoint import Saver
 from trainables.compiler import CompileError
-from trainables.effective import Observation, observe_again
-from trainables.evaluation import Evaluator
+from trainables.effective import Observation, ObservesItself, observe_again
 from trainables.figures import divergence, fill, fill_times, known
 from trainables.isolation import isolated, seed_everything
 from trainables.ladder import Precision
@@ -192,21 +191,19 @@ class Trial:
 
     def _intervals(self, loop: Loop, observation: Observation) -> Iterator[None]:
         spec, report = self._spec, self._report
-        evaluator = Evaluator(loop)
-        if spec.examples_of is not None and spec.examples_of not in evaluator.names:
+        evaluator = make_evaluator(loop)
+        if spec.examples_of is not None and evaluator.names and spec.examples_of not in evaluator.names:
             raise ValueError(f"metric must be one of {', '.join(evaluator.names)}, got {spec.examples_of!r}")
         self._restore(loop)
         every_s = spec.checkpoints.every_s if spec.checkpoints else 0.0
-        saver = Saver(self._file, every_s, self.state_dict, self._team)
-        total = spec.budget.num_steps(loop.data.steps_per_epoch)
-        while loop.step < total:
+        saver = Saver(self._file if loop.can_be_saved else None, every_s, self.state_dict, self._team)
+        while not loop.is_done(spec.budget):
             if saver.is_due:
                 saver.save()
-            num_steps = min(spec.budget.interval(loop.data.steps_per_epoch), total - report.step)
-            progress = self._train_until(loop, report.step + num_steps, saver)
+            progress = self._train_for(loop, loop.steps_to_report(spec.budget, report.step), saver)
             values, examples = evaluator.evaluate()
             self._fill(loop, observation, progress, values)
-            self._judge(loop, observation, progress, values, spent=loop.step >= total)
+            self._judge(loop, observation, progress, values, spent=loop.is_done(spec.budget))
             if report.status == "completed":
                 report.examples = examples.get(spec.examples_of or "")
                 report.checkpoint = self._keep_weights(loop, values) if self._team.is_first else None
@@ -236,6 +233,8 @@ class Trial:
         """Why what a step computes in by now is not its precision, in a clause; takes over what it is."""
         if not observation.is_told:
             return None  # a model without matrix products
+        if isinstance(loop, ObservesItself) and not loop.is_done(self._spec.budget):
+            return None  # looking would train it further
         last = observe_again(loop, observation)
         self._report.effective_precision, self._report.effective_share = last.effective, known(last.share)
         deviation = last.deviation(loop.precision)
@@ -252,7 +251,7 @@ class Trial:
                 seed_everything(self._team.seed(self._spec.seed, loop.step))
         self._state = {}
 
-    def _train_until(self, loop: Loop, step: int, saver: Saver) -> Progress:
+    def _train_for(self, loop: Loop, num_steps: int, saver: Saver) -> Progress:
         """Trains to the end of an interval; seconds of training, without those of saving, go to ``_elapsed_s``."""
         started = time.perf_counter()
 
@@ -263,8 +262,8 @@ class Trial:
                 saver.save()
                 started = time.perf_counter()
 
-        progress = loop.train(step - loop.step, save_if_due if self._file is not None else None)
-        self._elapsed_s += time.perf_counter() - started
+        progress = loop.train(num_steps, save_if_due if self._file is not None else None)
+        self._elapsed_s += time.perf_counter() - started if progress.train_s is None else progress.train_s
         return progress
 
     def _fill(self, loop: Loop, observation: Observation, progress: Progress, values: dict[str, float]) -> None:

@@ -12,24 +12,36 @@ LOWER_IS_BETTER = ("error", "loss", "mae", "mse", "perplexity", "rmse", "wer")
 """Metrics of exactly these names need no mode; of any other, the user must say which way is better."""
 
 
-def metric_and_mode(sweep: Sweep, task_metrics: Sequence[str]) -> tuple[str, Literal["max", "min"]]:
+def metric_and_mode(sweep: Sweep, task_metrics: Sequence[str] | None) -> tuple[str, Literal["max", "min"]]:
     """The metric to rank by, as its column is named, and its direction.
 
     Args:
         sweep: names the metric, or leaves it to the task; and the mode, or leaves it to the metric's name.
-        task_metrics: columns of the task's own metrics, in its order, e.g. ``["val_accuracy"]``.
+        task_metrics: columns of the task's own metrics, in its order, e.g. ``["val_accuracy"]``; ``None`` where only a
+            trial's reports will tell, as of a function that trains by itself.
 
     Raises:
         SweepError: the task does not have the metric that the sweep names, or its direction is not known; the same of
             those that runs stop at.
     """
-    known = [*task_metrics, "val_loss"]
-    metric = known[0] if sweep.metric is None else one_of("metric", sweep.metric, known)
+    known = [*(task_metrics or ()), "val_loss"]
+    if sweep.metric is not None and task_metrics is None:
+        metric = _column("metric", sweep.metric)
+    else:
+        metric = known[0] if sweep.metric is None else one_of("metric", sweep.metric, known)
     mode = sweep.mode or _usual_mode(metric)
     if mode is None:
         refuse("mode", f"must be given for the metric {metric}", None, "say max or min: which of its values is better")
+    if task_metrics is None:
+        known = [_column("stop_at", name) for name in sweep.stop_at or ()]
     stopping(sweep, metric, mode, known)
     return metric, mode
+
+
+def _column(field: str, metric: str) -> str:
+    if not metric.startswith("val_"):
+        refuse(field, "must be a column of reports, which begin with val_", metric, f"write val_{metric}")
+    return metric
 
 
 def _usual_mode(metric: str) -> Literal["max", "min"] | None:

@@ -161,8 +161,9 @@ class _Run:
             progress.say(f"  {one_line(remark)}")
         for result in results:
             progress.say("  " + describe_probe(result))
-        metrics = next((result["metrics"] for result in results if result["metrics"]), ())
-        metric, mode = metric_and_mode(self.sweep, [name for name in metrics if name != "val_loss"])
+        metrics = next((result["metrics"] for result in results if result["metrics"]), None)
+        own = None if metrics is None else [name for name in metrics if name != "val_loss"]
+        metric, mode = metric_and_mode(self.sweep, own)
         self.declare(metric, mode, probed=True)
         progress.ranks_by(metric, mode)
         completed = [result for result in results if result["status"] == "completed"]

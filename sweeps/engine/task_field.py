@@ -4,6 +4,7 @@ import inspect
 from typing import Any
 
 from sweeps.search.checks import refuse, text
+from trainables.loading import is_lightning_module
 from trainables.pickled import name_of
 
 
@@ -15,7 +16,8 @@ def check_task(task: Any) -> None:
     """
     remedy = "write module:function or path/to/file.py:function"
     if callable(task):
-        _check_signature(task)
+        if not is_lightning_module(task):  # which is called with hyperparameters by name
+            _check_signature(task)
         return
     source, _, function = text("task", task, remedy).rpartition(":")
     if not source or not function.isidentifier():
