@@ -12,13 +12,16 @@ class HostClock:
         self._ticks: list[float | None] = []
 
     def tick(self) -> None:
+        """A step has ended."""
         self._ticks.append(time.perf_counter())
 
     def restart(self) -> None:
+        """A step begins that none of the time before it belongs to."""
         self._ticks.append(None)
         self.tick()
 
     def step_ms(self) -> list[float]:
+        """Times of the steps in ms."""
         pairs = zip(self._ticks, self._ticks[1:], strict=False)
         return [1e3 * (b - a) for a, b in pairs if a is not None and b is not None]
 
@@ -32,16 +35,19 @@ class CudaClock(HostClock):  # pragma: gpu
         self._events: list[torch.cuda.Event | None] = []
 
     def tick(self) -> None:
+        """A step has ended."""
         super().tick()
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         self._events.append(event)
 
     def restart(self) -> None:
+        """A step begins that none of the time before it belongs to."""
         self._events.append(None)
         self.tick()
 
     def step_ms(self) -> list[float]:
+        """Times of the steps in ms."""
         torch.cuda.synchronize()
         pairs = zip(self._events, self._events[1:], strict=False)
         return [a.elapsed_time(b) for a, b in pairs if a is not None and b is not None]

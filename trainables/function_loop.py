@@ -98,6 +98,11 @@ class FunctionLoop(Loop):
         return self._course.epochs_done
 
     @property
+    def remarks(self) -> tuple[str, ...]:
+        """None: the function may print what it has to say."""
+        return ()
+
+    @property
     def is_compiled(self) -> bool:
         """Never by us."""
         return False

@@ -85,6 +85,11 @@ class Loop(Budgeted):
         self._schedule = Schedule(self.optimizer, hyper, num_steps, only_there, own)
 
     @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a user should know of how the task was built."""
+        return tuple(self.task.remarks)
+
+    @property
     def is_compiled(self) -> bool:
         """Whether training steps run compiled."""
         return self._train_forward is not self._forward

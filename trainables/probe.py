@@ -227,7 +227,7 @@ def _result(
         "samples_per_s": 1e3 * loop.data.batch_size / step_ms,
         "peak_memory_bytes": peak_memory_bytes(loop.model, loop.optimizer, observation.activations, loop.device),
         "metrics": metrics,
-        "remarks": tuple(loop.task.remarks),
+        "remarks": loop.remarks,
         "init_digest": loop.init_digest,
     }
     name = loop.precision.name

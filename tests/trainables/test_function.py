@@ -12,6 +12,7 @@ import torch
 from trainables import function_loop, pairs
 from trainables.build import build_observed
 from trainables.checkpoint import rng_state
+from trainables.clocks import HostClock
 from trainables.isolation import isolated
 from trainables.ladder import LADDER
 from trainables.loading import TaskError, build_task, find_task
@@ -211,7 +212,7 @@ def test_time_between_an_epoch_s_last_step_and_the_next_is_not_a_step_s() -> Non
     with isolated(LADDER["fp32"], 0, 1):
         loop, _ = build_observed(asked, LADDER["fp32"], CPU, num_steps=False)
         loop.train(3)
-        clock = pairs._HostClock()
+        clock = HostClock()
         clock.tick()
         loop.train_steps(12, None, clock)
         times = clock.step_ms()
