@@ -11,8 +11,9 @@ ANCHORS ?= ../shared/anchors
 demo: $(READY)  ## a sweep on real data, from probe to verdict
 	$(BIN)/python -m sweeps.digits
 
-test: $(READY)  ## the whole test suite
-	$(BIN)/python -m pytest
+test: $(READY)  ## the whole test suite: what needs no Ray on all processors, then what does
+	$(BIN)/python -m pytest -m "not ray" --numprocesses auto --maxprocesses 8
+	$(BIN)/python -m pytest -m ray
 
 coverage: $(READY)  ## the test suite again, and which lines it ran, those in Ray's workers too
 	$(BIN)/coverage erase

@@ -177,7 +177,7 @@ def test_each_kind_of_layer_has_its_own_fp32(
 ) -> None:
     """As on an NVIDIA GPU; the canary is a stand-in, since this machine has none."""
     inner = {"matmul": "float32", "conv": "tf32", "rnn": "bfloat16"}
-    monkeypatch.setattr(products, "canary", lambda kind, shapes, device: inner[kind])
+    monkeypatch.setattr(products, "canary", lambda kind, shapes, device, dtype: inner[kind])
     assert compute_effective_precision(with_plugin(trainer_of(), Precision(), model)) == name
 
 
