@@ -11,9 +11,10 @@ ANCHORS ?= ../shared/anchors
 demo: $(READY)  ## a sweep on real data, from probe to verdict
 	$(BIN)/python -m sweeps.digits
 
-test: $(READY)  ## the whole test suite: what needs no Ray on all processors, then what does
-	$(BIN)/python -m pytest -m "not ray" --numprocesses auto --maxprocesses 8
-	$(BIN)/python -m pytest -m ray
+test: $(READY)  ## the whole test suite: on all processors what needs no Ray, then what does; then what needs a quiet machine
+	$(BIN)/python -m pytest -m "not ray and not quiet" --numprocesses logical --maxprocesses 8
+	$(BIN)/python -m pytest -m "ray and not quiet" --numprocesses logical --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -m quiet
 
 coverage: $(READY)  ## the test suite again, and which lines it ran, those in Ray's workers too
 	$(BIN)/coverage erase

@@ -1,4 +1,4 @@
-"""What all tests share: fast ones first, then those that use Ray, in one session of it."""
+"""What all tests share: fast ones first, then those that use Ray, in one session of it for each test process."""
 
 import gc
 import os

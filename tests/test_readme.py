@@ -42,6 +42,7 @@ def test_make_commands_are_what_the_makefile_runs(command: str):
     assert recipes[command] in plan
 
 
+@pytest.mark.quiet
 @pytest.mark.ray
 def test_every_other_command_runs_in_its_order(ray_address: str, tmp_path: Path):
     for source in PYTHON:

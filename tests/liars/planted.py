@@ -19,7 +19,7 @@ from sweeps import Confirm, Sweep
 from sweeps.engine import rows
 from sweeps.engine.journal import Journal, write_declaration
 from sweeps.search.plan import plan_confirm
-from trainables import pairs
+from trainables import clocks, pairs
 from trainables.loading import TaskSource, find_task, load_function
 from trainables.report import TrialReport
 from trainables.spec import Budget, TimingJob, TrialSpec
@@ -86,9 +86,9 @@ def liar_and_twin(case: str, draw: random.Random, precision: str, **fields: Any)
 def virtual_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Time as the tasks spend it, for verdicts that no other work on this machine can change."""
     tasks = load_function(source()).__globals__
-    monkeypatch.setattr(
-        pairs, "time", SimpleNamespace(perf_counter=lambda: tasks["SPENT_S"], process_time=time.process_time)
-    )
+    spent = SimpleNamespace(perf_counter=lambda: tasks["SPENT_S"], process_time=time.process_time)
+    for module in (pairs, clocks):
+        monkeypatch.setattr(module, "time", spent)
     monkeypatch.setattr(pairs, "waiting_ns", dict)
     monkeypatch.setattr(pairs, "MIN_STEPS", 4)
 

@@ -14,6 +14,8 @@ from trainables import pairs
 from trainables.pairs import time_block
 from trainables.spec import TimingJob
 
+pytestmark = pytest.mark.quiet
+
 BUSY = "while True: pass"
 IDLE = "import time; time.sleep(100)"
 

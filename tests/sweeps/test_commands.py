@@ -153,6 +153,7 @@ def test_a_confirmation_without_a_pair_exits_with_1(
     assert set(trials.query("stage == 'search'")["status"]) <= {"completed", "pruned"}
 
 
+@pytest.mark.quiet
 @pytest.mark.ray
 def test_ray_ending_a_trial_for_memory_is_a_row_and_the_others_go_on(tmp_path: Path):
     """Ray's own memory monitor, with a threshold a few GiB above what the machine uses now; a Ray of its own."""

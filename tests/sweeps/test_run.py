@@ -19,7 +19,7 @@ from trainables import load_exported
 from trainables.loading import build_task, find_task
 from trainables.spec import Budget, TrialSpec
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.quiet]
 HERE = Path(__file__).parent
 AMPSWEEP = str(Path(sys.executable).parent / "ampsweep")
 

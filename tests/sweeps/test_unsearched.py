@@ -156,6 +156,7 @@ def test_bad_input_is_one_line(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.quiet
 @pytest.mark.ray
 def test_the_speed_up_of_one_configuration_from_flags_to_verdict_and_on(
     ray_address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

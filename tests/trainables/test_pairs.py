@@ -18,6 +18,8 @@ from trainables.contention import is_contended
 from trainables.pairs import arm_names, time_block
 from trainables.spec import TimingJob, TrialSpec
 
+pytestmark = pytest.mark.quiet
+
 ROOT = Path(__file__).parents[2]
 MakeSpec = Callable[..., TrialSpec]
 
