@@ -27,7 +27,6 @@ def test_outputs_are_left_out(path: Path) -> None:
     assert all(not cell.outputs and cell.execution_count is None for cell in code)
 
 
-@pytest.mark.quiet
 @pytest.mark.ray
 def test_a_model_of_one_s_own_comes_to_a_verdict(
     ray_address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -125,7 +125,6 @@ print(len(main(*sys.argv[2:]).trials), "rows")
 """
 
 
-@pytest.mark.quiet
 @pytest.mark.ray
 def test_a_script_s_closure_is_searched_resumed_confirmed_and_exported(
     ray_address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -76,7 +76,6 @@ def check(folder: Path, seeds: int) -> pd.DataFrame:
     return trials
 
 
-@pytest.mark.quiet
 @pytest.mark.ray
 def test_a_lightning_module_comes_to_a_verdict_and_is_exported(
     ray_address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -100,7 +99,6 @@ def test_a_lightning_module_comes_to_a_verdict_and_is_exported(
         assert (model(batch[0]).argmax(1) == batch[1]).float().mean() > 0.5
 
 
-@pytest.mark.quiet
 @pytest.mark.ray
 def test_a_function_is_searched_and_comes_to_a_verdict(
     ray_address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -8,7 +8,7 @@ import ray
 
 from sweeps import Confirm, Sweep, choice, run
 
-pytestmark = [pytest.mark.ray, pytest.mark.quiet]
+pytestmark = pytest.mark.ray
 HERE = Path(__file__).parent
 
 
