@@ -63,7 +63,11 @@ def build_loop(
     batch_size = min(hyper.batch_size, len(task.train_set))  # type: ignore[arg-type]
     steps_per_epoch = len(task.train_set) // batch_size  # type: ignore[arg-type]
     total = spec.budget.num_steps(steps_per_epoch) if num_steps else None
-    loop = Loop(task, hyper, precision, spec.seed, device, total, spec.route, team)
+    if spec.fsdp and task.forward is not None:
+        raise TaskError(
+            "forward: must be left to the model where workers share it out, got the task's own; leave fsdp out"
+        )
+    loop = Loop(task, hyper, precision, spec.seed, device, total, spec.route, team, spec.fsdp)
     seed_everything(team.seed(spec.seed))  # dropout must not depend on how much building drew
     return loop
 
@@ -97,7 +101,7 @@ def build_observed(
     # Only now, since a step that dispatch is watching is never compiled again.
     if spec.compiles(precision) and not (observation.flops and observation.mismatch(precision)):
         compile_steps(loop)
-    if team.size > 1:
+    if team.size > 1 and not spec.fsdp:
         loop.join(has_unused=any(team.gather(_leaves_out_parameters(loop))))
     return loop, observation
 
@@ -105,7 +109,8 @@ def build_observed(
 def _build_eager(
     spec: TrialSpec, precision: Precision, device: torch.device, num_steps: bool, team: Team
 ) -> tuple[Loop, Observation]:
-    for route in dict.fromkeys((spec.route, without_layout(spec.route))):
+    routes = (without_layout(spec.route),) if spec.fsdp else (spec.route, without_layout(spec.route))
+    for route in dict.fromkeys(routes):
         if route == DEFAULT:
             break
         found = _by_if_it_suits(route, spec, precision, device, num_steps, team)
@@ -118,7 +123,7 @@ def _build_eager(
 def _by_if_it_suits(
     route: str, spec: TrialSpec, precision: Precision, device: torch.device, num_steps: bool, team: Team
 ) -> tuple[Loop, Observation] | None:
-    with suppress(Exception):
+    with suppress(*() if spec.fsdp else (Exception,)):  # workers that share a model fail together, or not in step
         loop, observation = _by(route, spec, precision, device, num_steps, team)
         if observation.mismatch(precision) is None and not (observation.draws and route != without_layout(route)):
             return loop, observation

@@ -38,6 +38,16 @@ def write(path: Path, state: Mapping[str, Any]) -> None:
     _sync_folder(path.parent)
 
 
+def write_weights(path: Path, weights: Mapping[str, Any]) -> bool:
+    """Writes final weights as :func:`write` does; whether that succeeded, for a storage that fails costs no trial."""
+    try:
+        write(path, weights)
+    except OSError as error:
+        warnings.warn(f"{path.parent} could not be written, its weights are lost: {error}", stacklevel=2)
+        return False
+    return True
+
+
 def _sync_folder(folder: Path) -> None:
     """The new name, too, must survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)

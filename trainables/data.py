@@ -181,7 +181,9 @@ def validation_batches(
     num_items = len(task.val_set)  # type: ignore[arg-type]
     if num_items < team.size:
         raise ValueError(f"val_set must hold an example for each of {team.size} workers, got {num_items}")
-    parts = list(torch.arange(num_items).tensor_split(team.size)[team.rank].split(batch_size))
+    own = torch.arange(num_items).tensor_split(team.size)
+    # As many for each worker, since those that share a model compute together.
+    parts = own[team.rank].tensor_split(-(-len(own[0]) // batch_size)) if team.size > 1 else own[0].split(batch_size)
     return lambda: stream([(0, parts)])
 
 

@@ -122,6 +122,8 @@ def observe_again(loop: Loop, first: Observation) -> Observation:
         with loop.eagerly():
             return _observe_on(loop, loop.data.last_part)
     except Exception as error:
+        if loop.is_sharded:
+            raise  # its workers are not in step any more
         warnings.warn(f"the last step's precision could not be observed: {describe(error)}", stacklevel=2)
         return first if is_out_of_memory(error) else replace(first, effective=None, share=math.nan, flops={})
 

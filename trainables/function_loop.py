@@ -52,7 +52,7 @@ class FunctionLoop(Loop):
             raise TaskError(
                 f"{self._named} trains by itself, which only one worker can, got {spec.num_workers}; {remedy}"
             )
-        self.team = ALONE
+        self.team, self.is_sharded = ALONE, False
         self._course = Course(precision, spec.route, device, None if is_endless else spec.budget)
         self._last = Reported({}, {}, None)
         self._applied = self._progress_at = self._num_left_out = 0

@@ -23,6 +23,7 @@ from trainables.precision import autocast, make_scaler
 from trainables.progress import Progress
 from trainables.routes import DEFAULT, take_layout
 from trainables.schedule import Schedule
+from trainables.sharded import shard, shares, shares_of_optimizer, whole
 from trainables.tally import Before, Counts, Tally, has_collapsed
 from trainables.task import Batch, Task
 from trainables.team import ALONE, Alarm, Team
@@ -44,6 +45,7 @@ class Loop(Budgeted):
         num_steps: of the whole run, for the schedule; ``None``: the schedule stays at its start (timing, probing).
         route: one of :data:`trainables.routes.ROUTES`.
         team: whose workers train it together: each has a loop of its own, and a share of every batch.
+        is_sharded: whether each of them has but a share of the model as well, of its gradients and optimizer state.
     """
 
     def __init__(
@@ -56,15 +58,18 @@ class Loop(Budgeted):
         num_steps: int | None = None,
         route: str = DEFAULT,
         team: Team = ALONE,
+        is_sharded: bool = False,
     ) -> None:
-        self.route, self.team = route, team
+        self.route, self.team, self.is_sharded = route, team, is_sharded
         self.task, self.hyper, self.precision, self.device = task, hyper, precision, device
         self.dtype = None if precision.parameters == "float32" else getattr(torch, precision.parameters)
         self.init_digest = weights_digest(task.model)
-        self.model = task.model.to(device=device, dtype=self.dtype)
+        self.model = task.model.to(device=None if is_sharded else device, dtype=self.dtype)
         if precision.scaling:
             self.model = to_float8(self.model, precision.scaling)
         take_layout(route, self.model)
+        if is_sharded:
+            shard(self.model, device)
         own_data = TrainingData(task, hyper.batch_size, hyper.accumulate_steps, seed, device, self.dtype, team)
         self.data: TrainingData = own_data
         self.scaler = make_scaler(precision, device)
@@ -166,7 +171,7 @@ class Loop(Budgeted):
         scale = self.scaler.get_scale() if self.scaler else None
         return Progress(
             train_loss=counts.loss_sum / num_applied if num_applied else float("nan"),
-            grad_norm=float("nan") if norm is None else float(norm),
+            grad_norm=float("nan") if norm is None else float(whole(norm)),
             learning_rate=float(self.optimizer.param_groups[0]["lr"]),
             applied_steps=applied,
             loss_scale=scale,
@@ -180,8 +185,8 @@ class Loop(Budgeted):
     def state_dict(self) -> dict[str, Any]:
         """All that the steps to come depend on, up to the random generators: tensors and plain data."""
         return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict()["state"],
+            "model": whole(self.model.state_dict(), self.team.is_first),
+            "optimizer": whole(self.optimizer.state_dict()["state"], self.team.is_first),
             "scaler": self.scaler.state_dict() if self.scaler is not None else None,
             "step": self.step,
             "skipped": int(self._skipped),
@@ -194,10 +199,11 @@ class Loop(Budgeted):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes up what :meth:`state_dict` gave; hyperparameters remain this loop's own."""
-        self.model.load_state_dict(state["model"])
+        self.model.load_state_dict(shares(state["model"], self.model.state_dict()))
         own = self.optimizer.state_dict()["param_groups"]
         rates = [group["lr"] for group in self.optimizer.param_groups]
-        self.optimizer.load_state_dict({"state": state["optimizer"], "param_groups": own})
+        moments = shares_of_optimizer(state["optimizer"], self._parameters)
+        self.optimizer.load_state_dict({"state": moments, "param_groups": own})
         lay_out_state(self.optimizer)
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate  # loading copies it; a tensor must stay on its device

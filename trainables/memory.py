@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from trainables.sharded import gathered_bytes, held, is_of_parameter, is_sharded
+
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that host or device memory ran out (the CPU's allocator raises a plain RuntimeError)."""
@@ -90,12 +92,12 @@ def activation_bytes(model: nn.Module) -> Iterator[Callable[[], int]]:
         a function that returns the bytes of the distinct storages saved so far.
     """
     tensors = (*model.parameters(), *model.buffers())  # batch normalisation saves its running statistics, too
-    own = {tensor.untyped_storage().data_ptr() for tensor in tensors}
+    own = {held(tensor).untyped_storage().data_ptr() for tensor in tensors}
     saved: dict[int, int] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
+        if storage.data_ptr() not in own and not is_of_parameter(tensor):  # gathered parameters have other storages
             saved[storage.data_ptr()] = storage.nbytes()
         return tensor.detach()  # the tensor itself would keep the graph that saves it alive
 
@@ -109,16 +111,19 @@ def peak_memory_bytes(
     """The peak of a training step.
 
     Args:
-        model: its parameters count twice, once for their gradients.
+        model: its parameters count twice, once for their gradients; where they are shared out over workers, a worker's
+            share, and what it has of others' while it computes.
         optimizer: its state counts.
         activations: bytes saved for backward, as :func:`activation_bytes` counts them.
         device: on CUDA the allocator's own peak since the trial began is returned instead.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    parameters = sum(p.nbytes * (2 if p.requires_grad else 1) for p in model.parameters())
+    parameters = sum(held(p).nbytes * (2 if p.requires_grad else 1) for p in model.parameters())
+    if any(map(is_sharded, model.parameters())):
+        parameters += gathered_bytes(model)
     buffers = sum(b.nbytes for b in model.buffers())
-    state = sum(v.nbytes for s in optimizer.state.values() for v in s.values() if isinstance(v, torch.Tensor))
+    state = sum(held(v).nbytes for s in optimizer.state.values() for v in s.values() if isinstance(v, torch.Tensor))
     return parameters + buffers + state + activations
 
 

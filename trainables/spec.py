@@ -86,6 +86,8 @@ class TrialSpec:
         num_workers: processes that train it together, at least 1.
         route: one of :data:`trainables.routes.ROUTES`.
         compile: whether training steps are compiled, as some precisions always are.
+        fsdp: whether several workers share out the model, its gradients and optimizer state, instead of holding all of
+            it each.
         examples_of: the metric whose value per validation example the last report carries; ``None`` for none.
         checkpoints: where it is saved; ``None`` saves nothing.
         to_beat: the best metric of a completed trial so far: weights that do not beat it are not kept.
@@ -103,6 +105,7 @@ class TrialSpec:
     num_workers: int = 1
     route: str = DEFAULT
     compile: bool = False
+    fsdp: bool = False
     examples_of: str | None = None
     checkpoints: Checkpoints | None = None
     to_beat: float | None = None

@@ -7,7 +7,6 @@ import dataclasses
 import math
 import socket
 import time
-import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from trainables.memory import is_out_of_memory, peak_memory_bytes, peak_reserved
 from trainables.precision import device_name, lookup, unsupported_reason
 from trainables.progress import Progress
 from trainables.report import TrialReport
+from trainables.sharded import whole
 from trainables.spec import STATE_FILE, WEIGHTS_FILE, TrialSpec
 from trainables.state import read_state
 from trainables.stopping import enough
@@ -206,7 +206,7 @@ class Trial:
             self._judge(loop, observation, progress, values, spent=loop.is_done(spec.budget))
             if report.status == "completed":
                 report.examples = examples.get(spec.examples_of or "")
-                report.checkpoint = self._keep_weights(loop, values) if self._team.is_first else None
+                report.checkpoint = self._keep_weights(loop, values)
             yield
             if report.is_last:
                 return
@@ -291,9 +291,6 @@ class Trial:
         folder = spec.checkpoint_folder
         if kept is None or folder is None or not kept.beats(values.get(kept.metric, math.nan), spec.to_beat):
             return None
-        try:
-            checkpoint.write(folder / WEIGHTS_FILE, loop.model.state_dict())
-        except OSError as error:
-            warnings.warn(f"{folder} could not be written, its weights are lost: {error}", stacklevel=2)
-            return None
-        return str(folder / WEIGHTS_FILE)
+        weights = whole(loop.model.state_dict(), self._team.is_first)
+        path = folder / WEIGHTS_FILE
+        return str(path) if self._team.is_first and checkpoint.write_weights(path, weights) else None

@@ -25,7 +25,7 @@ class Confirmation:
     """Runs the confirming trials and timings of a sweep.
 
     Args:
-        sweep: its budget, and whether steps are compiled.
+        sweep: its budget, and how models train.
         source: the task.
         resources: of every run.
         routes: precision -> its kernel route.
@@ -61,6 +61,7 @@ class Confirmation:
             resources.num_workers,
             self._routes[trial.precision],
             self._sweep.compile,
+            self._sweep.fsdp,
             examples_of=checkpoints.metric,
             checkpoints=checkpoints,
             to_beat=self._endings.to_beat(trial.precision),

@@ -232,7 +232,7 @@ def probe_spec(sweep: Sweep, source: TaskSource, first: PlannedTrial | None, res
     """The trial that the probe tries every precision on: the first configuration."""
     config, seed = (first.config, first.seed) if first else ({}, sweep.seed)
     where = (resources.num_cpus, resources.num_gpus, resources.num_workers)
-    return TrialSpec("probe", source, config, "", seed, sweep.budget, *where, compile=sweep.compile)
+    return TrialSpec("probe", source, config, "", seed, sweep.budget, *where, compile=sweep.compile, fsdp=sweep.fsdp)
 
 
 def describe_probe(result: Mapping[str, Any]) -> str:

@@ -8,18 +8,16 @@ from typing import Any, Literal
 
 from sweeps.engine.confirm_fields import Confirm
 from sweeps.engine.fields import BUDGET, CONFIRM, RESOURCES, TRIED, WHERE, about, documented, option, set_fields
+from sweeps.engine.resource_fields import check_resources
 from sweeps.engine.stop_fields import check_stopping
 from sweeps.engine.task_field import check_task, task_name
 from sweeps.search.checks import (
-    LEAST_SHARE,
     MOST_RUNS,
     SweepError,
     folder_name,
-    number,
     one_of,
     precision_names,
     refuse,
-    share_of_gpus,
     text,
     whole,
 )
@@ -122,6 +120,9 @@ class Sweep:
     compile: bool = option(
         False, RESOURCES, "compile training steps by torch.compile; fp8 always is, and needs baselines that are, too"
     )
+    fsdp: bool = option(
+        False, RESOURCES, "share each model out over the workers of its run, by FSDP2: for those that no device holds"
+    )
     storage: str = option("runs", WHERE, "folder or URL under which results are kept", "PLACE")
     run_name: str | None = option(None, WHERE, "folder of this run; else the sweep's name and a timestamp", "NAME")
     checkpoint_every_s: float = option(30, WHERE, "seconds between two savings of a running trial, 0: every step", "S")
@@ -135,7 +136,7 @@ class Sweep:
 
     def __post_init__(self) -> None:
         """Validates and normalizes the fields."""
-        set_fields(self, _check_names(self) | _check_counts(self) | _check_resources(self) | check_stopping(self))
+        set_fields(self, _check_names(self) | _check_counts(self) | check_resources(self) | check_stopping(self))
         _check_switches(self)
         _check_budget(self)
         _check_search(self)
@@ -230,26 +231,6 @@ def _check_counts(sweep: Sweep) -> dict[str, object]:
     return counts
 
 
-def _check_resources(sweep: Sweep) -> dict[str, object]:
-    num_workers = whole("workers_per_trial", sweep.workers_per_trial, at_least=1, remedy="give the number of processes")
-    least_cpus = LEAST_SHARE * num_workers
-    checked: dict[str, object] = {
-        "workers_per_trial": num_workers,
-        "cpus_per_trial": number(
-            "cpus_per_trial", sweep.cpus_per_trial, at_least=least_cpus, remedy="give 1 or more, or a share as 0.5"
-        ),
-        "checkpoint_every_s": number(
-            "checkpoint_every_s", sweep.checkpoint_every_s, at_least=0, remedy="30 loses at most that much of a trial"
-        ),
-    }
-    if sweep.gpus_per_trial is not None:
-        checked["gpus_per_trial"] = gpus = share_of_gpus("gpus_per_trial", sweep.gpus_per_trial)
-        if num_workers > 1 and gpus % num_workers:
-            condition = f"must be 0 or whole for each of {num_workers} workers"
-            refuse("gpus_per_trial", condition, sweep.gpus_per_trial, f"give {num_workers}, or leave it out")
-    return checked
-
-
 def _check_switches(sweep: Sweep) -> None:
     if sweep.mode is not None:
         one_of("mode", sweep.mode, MODES)
@@ -257,7 +238,7 @@ def _check_switches(sweep: Sweep) -> None:
     if sweep.route not in (AUTO, *ROUTES):
         names = ", ".join((AUTO, DEFAULT, *OPTIONS))
         refuse("route", f"must be one of {names}", sweep.route, "join several options by +, in this order")
-    for name in ("compile", "resume", "dry_run"):
+    for name in ("compile", "fsdp", "resume", "dry_run"):
         if not isinstance(getattr(sweep, name), bool):
             refuse(name, "must be True or False", getattr(sweep, name), "leave it out unless wanted")
 

@@ -6,6 +6,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from sweeps.engine.callback import JournalCallback
 from sweeps.engine.cluster import Resources
@@ -50,9 +51,8 @@ def run_search(
     checkpoints = endings.checkpoints
     where = (resources.num_cpus, resources.num_gpus, resources.num_workers)
     early = stopping(sweep, checkpoints.metric, checkpoints.mode)
-    template = TrialSpec(
-        "", source, {}, "", 0, sweep.budget, *where, compile=sweep.compile, checkpoints=checkpoints, stopping=early
-    )
+    how: Any = {"compile": sweep.compile, "fsdp": sweep.fsdp, "checkpoints": checkpoints, "stopping": early}
+    template = TrialSpec("", source, {}, "", 0, sweep.budget, *where, **how)
     search.template, search.routes, search.to_beat = template.to_dict(), routes, endings.to_beat
     scheduler = make_scheduler(sweep, checkpoints.metric, checkpoints.mode, sweep.max_reports)
     if isinstance(scheduler, Asha):

@@ -136,6 +136,7 @@ SCRIPT = [
     ("--workers-per-trial 0", "--workers-per-trial", "0", "give the number of processes"),
     ("--workers-per-trial 2 --gpus-per-trial 1", "--gpus-per-trial", "1.0", "give 2"),
     ("--workers-per-trial 2 --gpus-per-trial 0.5", "--gpus-per-trial", "0.5", "give 2"),
+    ("--fsdp", "--fsdp", "True", "set workers_per_trial to 2 or more"),
     ("--gpus-per-trial half", "--gpus-per-trial", "'half'", "for example 0.5"),
     ("--gpus-per-trial -1", "--gpus-per-trial", "-1.0", "0 trains on the CPU"),
     ("--gpus-per-trial 1.5", "--gpus-per-trial", "1.5", "round to 1 or 2"),

@@ -19,6 +19,26 @@ def build(config):
     return Task(nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2)), data, data, loss=Loss(config["run"]))
 
 
+class Blocks(nn.Module):
+    """A model that two workers can share out block by block."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.Linear(8, 8) for _ in range(3)])
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = torch.relu(block(x))
+        return self.head(x)
+
+
+def build_blocks(config):
+    inputs = torch.linspace(-1, 1, 256 * 8).reshape(256, 8).sin()
+    data = TensorDataset(inputs, (inputs.sum(1) > 0).long())
+    return Task(Blocks(), data, data)
+
+
 class Loss:
     """Kills the second worker of the first trial that is seen to have been saved."""
 

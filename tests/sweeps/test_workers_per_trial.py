@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 import ray
+import task_of_two
+import torch
 
 from sweeps import Confirm, Sweep, choice, run
 
@@ -50,3 +52,27 @@ def test_trials_of_two_workers_are_pruned_go_on_after_a_kill_and_are_confirmed(r
     while ray.available_resources().get("CPU") != 2:
         assert time.monotonic() < deadline, ray.available_resources()
         time.sleep(0.1)
+
+
+def test_a_model_shared_out_over_two_workers_is_confirmed(ray_address: str, tmp_path: Path):
+    sweep = Sweep(
+        name="shared",
+        task=f"{HERE / 'task_of_two.py'}:build_blocks",
+        space={"learning_rate": 1e-2},
+        precisions=("fp32", "bf16-mixed"),
+        num_trials=0,
+        max_epochs=2,
+        workers_per_trial=2,
+        fsdp=True,
+        cpus_per_trial=2,
+        checkpoint_every_s=0,
+        route="default",
+        confirm=Confirm(num_seeds=1),
+        storage=str(tmp_path),
+        run_name="run",
+    )
+    results = run(sweep)
+    confirmed = results.trials[results.trials["stage"] == "confirm"]
+    assert list(confirmed["status"]) == ["completed"] * 2, confirmed["status_reason"].tolist()
+    assert (results.timings["status"] == "completed").all(), results.timings["status_reason"].tolist()
+    task_of_two.Blocks().load_state_dict(torch.load(results.best().checkpoint))  # whole again

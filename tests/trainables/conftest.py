@@ -4,10 +4,12 @@ What tests of this folder share becomes importable: in pytest's importlib mode t
 """
 
 import functools
+import multiprocessing
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from multiprocessing.pool import Pool
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +22,20 @@ from trainables.hyperparameters import Hyperparameters
 from trainables.ladder import LADDER
 from trainables.loading import TaskSource, find_task
 from trainables.loop import Loop
+from trainables.meeting import Meeting
 from trainables.precision import numerics
 from trainables.spec import Budget, TrialSpec
 from trainables.task import Task
 from trainables.tasks import digits
+from trainables.team import open_store
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 CPU = torch.device("cpu")
 TINY_TASKS = Path(__file__).parent / "tiny_tasks.py"
+
+
+PROCESSES = multiprocessing.get_context("forkserver")
 
 
 @pytest.fixture(autouse=True)
@@ -85,6 +92,26 @@ def task_file(tmp_path: Path) -> Callable[..., TaskSource]:
         return find_task(f"{path}:build")
 
     return write
+
+
+@pytest.fixture(scope="session")
+def workers() -> Iterator[Pool]:
+    """Two processes that call functions of ``teamwork.py``."""
+    PROCESSES.set_forkserver_preload(["torch._dynamo", "trainables.trial"])
+    with PROCESSES.Pool(2) as pool:
+        yield pool
+
+
+@pytest.fixture
+def together(workers: Pool) -> Callable[..., list[Any]]:
+    """Calls a function in two workers of a team at once; what each gives, by rank."""
+
+    def call(function: Callable[..., Any], *args: Any) -> list[Any]:
+        store = open_store("127.0.0.1")
+        meetings = [Meeting(rank, 2, "127.0.0.1", store.port) for rank in range(2)]
+        return workers.starmap_async(function, [(each, *args) for each in meetings], chunksize=1).get(timeout=120)
+
+    return call
 
 
 @functools.cache

@@ -17,6 +17,7 @@ from trainables.loop import Loop
 from trainables.meeting import Meeting
 from trainables.precision import numerics
 from trainables.probe import probe
+from trainables.sharded import held, whole
 from trainables.spec import TimingJob, TrialSpec
 from trainables.team import Alarm, meet
 from trainables.trial import Trial
@@ -119,19 +120,27 @@ class Liar(nn.Module):
 
 
 def train(
-    meeting: Meeting | None, dtype: torch.dtype, num_steps: int, hyper: dict[str, Any], precision: str = "fp32"
+    meeting: Meeting | None,
+    dtype: torch.dtype,
+    num_steps: int,
+    hyper: dict[str, Any],
+    precision: str = "fp32",
+    fsdp: bool = False,
+    model: type[nn.Module] = Spare,
 ) -> dict[str, Any]:
     """Trains a loop, and what it came to."""
     torch.set_num_threads(1)
     with meet(meeting, CPU) as team, numerics(LADDER[precision]):
         torch.manual_seed(7)
-        task = Task(Spare().to(dtype), data(dtype, 64), data(dtype, 41))
-        loop = Loop(task, Hyperparameters(**hyper), LADDER[precision], 3, CPU, num_steps, team=team)
-        if meeting is not None:
+        task = Task(model().to(dtype), data(dtype, 64), data(dtype, 41))
+        loop = Loop(task, Hyperparameters(**hyper), LADDER[precision], 3, CPU, num_steps, team=team, is_sharded=fsdp)
+        if meeting is not None and not fsdp:
             loop.join(has_unused=True)
         progress = loop.train(num_steps)
+        kept = [value for moments in loop.optimizer.state.values() for value in moments.values()]
         return {
-            "weights": torch.cat([p.detach().flatten() for p in loop.model.parameters()]),
+            "held": sum(held(tensor).numel() for tensor in (*loop.model.parameters(), *kept)),
+            "weights": torch.cat([whole(p.detach()).flatten() for p in loop.model.parameters()]),
             "progress": dataclasses.replace(progress, waited_s=0.0),  # each has its own
             "digest": loop.data.digest(),
         }
@@ -176,3 +185,98 @@ def ring(meeting: Meeting, after_s: float) -> int:
         while not alarm.is_due:
             calls += 1
         return calls
+
+
+class Block(nn.Module):
+    """A residual block with a branch that is only sometimes trained."""
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.LayerNorm(width),
+            nn.Linear(width, 3 * width),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(3 * width, width),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.body(x)
+
+
+class Stack(nn.Module):
+    """Blocks between an embedding and a head; the middle block stays as it is where ``frozen``."""
+
+    def __init__(self, frozen: bool = False, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.embed = nn.Linear(8, 10)
+        self.blocks = nn.ModuleList([Block(10, dropout) for _ in range(3)])
+        self.norm = nn.BatchNorm1d(10, momentum=None) if dropout else nn.LayerNorm(10)
+        self.head = nn.Linear(10, 2, bias=False)
+        self.blocks[1].requires_grad_(not frozen)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.embed(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(self.norm(x))
+
+
+def build_stack(config: dict[str, Any]) -> Task:
+    """A task whose model has blocks; it can be left in the middle."""
+    calls: list[int] = []
+
+    def loss(outputs: torch.Tensor, batch: Any) -> torch.Tensor:
+        calls.extend([1] if torch.is_grad_enabled() else [])
+        if len(calls) == config.get("at", 0):
+            raise KeyboardInterrupt
+        return nn.functional.cross_entropy(outputs.float(), batch[1])
+
+    stack = Stack(bool(config.get("frozen")), config.get("dropout", 0.0))
+    return Task(stack, data(), data(num_items=41), loss=loss)
+
+
+def build_with_forward(config: dict[str, Any]) -> Task:
+    """A task that calls its model itself."""
+    return dataclasses.replace(build_stack(config), forward=lambda model, batch: model(batch[0]))
+
+
+class FrozenStack(Stack):
+    """With a block in the middle that does not train."""
+
+    def __init__(self) -> None:
+        super().__init__(frozen=True)
+
+
+class SteepStack(Stack):
+    """Whose gradients overflow in FP16 at the first loss scale."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.no_grad():
+            self.head.weight *= 20
+
+
+def save_and_load(meeting: Meeting, ranks: list[int]) -> float:
+    """How far weights and moments are from what was saved, in a process that has the rank that its parity gives it."""
+    rank = ranks[os.getpid() == min(_pids(meeting))]
+    with meet(dataclasses.replace(meeting, rank=rank, name="turned"), CPU) as team, numerics(LADDER["fp32"]):
+        loops = []
+        for seed in (7, 8):
+            torch.manual_seed(seed)
+            task = Task(Stack(), data(num_items=64), data(num_items=41))
+            loops.append(Loop(task, Hyperparameters(batch_size=16), LADDER["fp32"], 3, CPU, team=team, is_sharded=True))
+            loops[-1].train(3)
+        before, after = loops
+        state = team.agree(before.state_dict())
+        after.load_state_dict(state)
+        found = team.agree(after.state_dict())
+        pairs = [(found["model"][name], value) for name, value in state["model"].items()]
+        for index, moments in state["optimizer"].items():
+            pairs += [(found["optimizer"][index][name], value) for name, value in moments.items()]
+        return max(float((one - other).abs().max()) for one, other in pairs)
+
+
+def _pids(meeting: Meeting) -> list[int]:
+    with meet(meeting, CPU) as team:
+        return team.gather(os.getpid())

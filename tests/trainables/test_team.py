@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import multiprocessing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from multiprocessing.pool import Pool
 from pathlib import Path
 from typing import Any
@@ -23,27 +23,6 @@ from trainables.team import ALONE, Team, open_store
 HERE = Path(__file__).parent
 CPU = torch.device("cpu")
 Together = Callable[..., list[Any]]
-
-PROCESSES = multiprocessing.get_context("forkserver")
-
-
-@pytest.fixture(scope="module")
-def workers() -> Iterator[Pool]:
-    PROCESSES.set_forkserver_preload(["torch._dynamo", "trainables.trial"])
-    with PROCESSES.Pool(2) as pool:
-        yield pool
-
-
-@pytest.fixture
-def together(workers: Pool) -> Together:
-    """Calls a function in two workers of a team at once; what each gives, by rank."""
-
-    def call(function: Callable[..., Any], *args: Any) -> list[Any]:
-        store = open_store("127.0.0.1")
-        meetings = [Meeting(rank, 2, "127.0.0.1", store.port) for rank in range(2)]
-        return workers.starmap_async(function, [(each, *args) for each in meetings], chunksize=1).get(timeout=120)
-
-    return call
 
 
 def spec(num_workers: int, folder: Path | None = None, precision: str = "fp32", **config: Any) -> TrialSpec:
@@ -202,7 +181,7 @@ def test_a_worker_that_is_killed_is_missed_at_once_and_the_state_stays(workers: 
     store = open_store("127.0.0.1")
     first, second = (Meeting(rank, 2, "127.0.0.1", store.port) for rank in range(2))
     asked = spec(2, tmp_path, fault="kill", at=11)
-    other = PROCESSES.Process(target=teamwork.run, args=(second, asked))
+    other = multiprocessing.get_context("forkserver").Process(target=teamwork.run, args=(second, asked))
     other.start()
     with pytest.raises(WorkerLost, match="one of 2 workers went away"):
         workers.apply_async(teamwork.run, (first, asked)).get(timeout=60)
