@@ -60,6 +60,7 @@ class Evaluator:
         if len(self._shifts) > 1:  # before training the logits may be all alike
             self._shifts = self._find_shifts(next(self._batches()))
         self._loop.model.eval()
+        self._loop.tell_step()
         team = self._loop.team
         totals = {f"val_{name}": make_total(self._shifted(metric), team) for name, metric in self.metrics.items()}
         if self._loop.task.losses is not None:

@@ -69,6 +69,8 @@ class Task:
         optimizer: ``model -> `` an optimizer of the task's own, which the loop's ``learning_rate``, ``weight_decay``
             and ``optimizer`` then say nothing to; where it returns ``None`` the loop makes one.
         scheduler: ``(optimizer, steps per epoch) -> `` what is stepped between the steps of a full run.
+        at_step: called with the optimizer steps so far and those of an epoch, before each step and each pass over the
+            validation set.
     """
 
     model: nn.Module
@@ -86,6 +88,7 @@ class Task:
     forward: Callable[[nn.Module, Batch], Any] | None = None
     optimizer: Callable[[nn.Module], Optimizer | None] | None = None
     scheduler: Callable[[Optimizer, int], Scheduler] | None = None
+    at_step: Callable[[int, int], None] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, nn.Module):
