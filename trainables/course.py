@@ -227,13 +227,14 @@ class Course:
     def report(self, values: Mapping[str, Any]) -> None:
         """As :meth:`trainables.function.Run.report` has it; what is reported before a step more belongs together."""
         before = self.reported or Reported({}, {}, None)
-        train_loss = values.get("train_loss", before.train_loss)
+        own = values.get("train_loss")
+        train_loss = before.train_loss if own is None else float(_array("train_loss", own).mean())
         found = {_column(name): _array(name, value) for name, value in values.items() if name != "train_loss"}
         metrics = before.values | {name: float(array.mean()) for name, array in found.items()}
         if not metrics:
             raise ValueError("run.report must be given at least one metric, such as run.report(loss=0.5), got none")
         examples = before.examples | {name: array for name, array in found.items() if array.ndim == 1}
-        self.reported = Reported(metrics, examples, None if train_loss is None else float(train_loss))
+        self.reported = Reported(metrics, examples, train_loss)
         self.reported_at = self.steps
         if not self._in_step:
             self._since = None  # what came between was evaluation

@@ -114,7 +114,8 @@ def _check_function(text: str, function: str, path: str, name: str, or_none: boo
     if why is not None:
         known = ", ".join(functions(tree)) or "no function"
         condition = f"must name a function that takes a configuration ({function} {why} in {path})"
-        _refuse(condition, name, f"the file defines {known}")
+        hint = "mark what trains by itself with @trainable; " if why.startswith("needs the arguments") else ""
+        _refuse(condition, name, f"{hint}the file defines {known}")
 
 
 def _module_file(module: str, name: str, directory: Path) -> Path | None:

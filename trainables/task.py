@@ -65,6 +65,7 @@ class Task:
         losses: ``(outputs, batch) -> one loss per example``, whose mean over the validation set is ``val_loss``: arms
             are then compared on it example by example. Without it ``val_loss`` is a mean of batches.
         batch_size: where the configuration names none.
+        val_batch_size: of the passes over the validation set; ``None``: twice a micro-batch.
         forward: ``(model, batch) -> outputs``. Default: the model is called with the batch, without its labels.
         optimizer: ``model -> `` an optimizer of the task's own, which the loop's ``learning_rate``, ``weight_decay``
             and ``optimizer`` then say nothing to; where it returns ``None`` the loop makes one.
@@ -85,6 +86,7 @@ class Task:
     remarks: Sequence[str] = ()
     losses: LossFunction | None = None
     batch_size: int | None = None
+    val_batch_size: int | None = None
     forward: Callable[[nn.Module, Batch], Any] | None = None
     optimizer: Callable[[nn.Module], Optimizer | None] | None = None
     scheduler: Callable[[Optimizer, int], Scheduler] | None = None

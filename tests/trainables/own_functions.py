@@ -270,7 +270,7 @@ def reports_words(config, run):
     run.prepare(model, optimizer)
     with run.step():
         advance(run, model, optimizer, data().tensors)
-    run.report(accuracy="high")
+    run.report(**{config.get("word", "accuracy"): "high"})
 
 
 @trainable

@@ -122,6 +122,12 @@ def test_the_last_step_is_watched_where_it_can_be_foreseen(name: str) -> None:
         ("another_model", {}, "errored", "the model that run.prepare was given must be called in a step"),
         ("another_optimizer", {}, "errored", "run.prepare must be given an optimizer over the model's parameters"),
         ("reports_words", {}, "errored", "run.report must be given numbers, got str for accuracy"),
+        (
+            "reports_words",
+            {"config": {"word": "train_loss"}},
+            "errored",
+            "run.report must be given numbers, got str for train_loss",
+        ),
         ("diverges", {}, "diverged", "the training loss was not finite, first at step 6 (3 by step 8)"),
         ("loses_validation", {}, "diverged", "val_loss became nan by step 4"),
         ("hungry", {}, "out_of_memory", ""),

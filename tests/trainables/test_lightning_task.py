@@ -40,9 +40,9 @@ def test_a_module_s_own_hyperparameters_optimizer_schedule_and_metrics_hold() ->
     first, end = run_trial(spec(config={"hidden": 8, "lr": 0.1}, examples_of="val_accuracy"))
     assert (end.status, end.step, end.effective_precision) == ("completed", 10, "fp32")
     assert [report.learning_rate for report in (first, end)] == [0.1, 0.05]
-    assert list(end.metrics) == ["val_loss", "val_right", "val_accuracy", "val_largest", "val_f1"]
+    assert list(end.metrics) == [*("val_loss", "val_right", "val_accuracy", "val_largest", "val_batches_f1", "val_f1")]
     assert end.metrics["val_accuracy"] == pytest.approx(end.metrics["val_right"])
-    assert end.metrics["val_largest"] == 32
+    assert end.metrics["val_largest"] == 24
     assert end.samples_per_s == pytest.approx(10 * 16 / end.train_s)
     widths = [end_of(config={"hidden": hidden}).step_flops for hidden in (8, 16)]
     assert widths[1] == 2 * widths[0]
@@ -70,7 +70,6 @@ def test_weights_and_metrics_are_those_of_a_trainer(kind: type, tmp_path: Path) 
     batches = [[data[index] for index in part.tolist()] for part in order.split(16)]
     epochs = iter([batches[:5], batches[5:10], batches[10:]])
     theirs.train_dataloader = lambda: DataLoader(next(epochs), batch_size=None, collate_fn=default_collate)
-    theirs.val_dataloader = lambda: DataLoader(data, batch_size=32)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer = Trainer(
@@ -184,6 +183,7 @@ def test_a_class_that_was_pickled_is_a_task(tmp_path: Path) -> None:
         ("Transferring", {}, "methods that only a Trainer calls, got on_after_batch_transfer"),
         ("Untrained", {}, "Untrained must define training_step, got none"),
         ("Dataless", {}, "train_dataloader must return a data loader, got MisconfigurationException"),
+        ("Streamed", {}, "train_dataloader must load a data set with len() and [], got ChainDataset; give it these"),
         ("Sampled", {}, "must leave the order to the loop, which shuffles by the seed, got WeightedRandomSampler"),
     ],
 )

@@ -41,12 +41,13 @@ class NoTrainer:
 
     def move_to(self, step: int, steps_per_epoch: int, validates: bool) -> None:
         """Makes known where training stands; a pass over the validation set belongs to the epoch that it ends."""
-        self.global_step = step
+        self.global_step, self.validating, self.training = step, validates, not validates
         self.current_epoch, self.batch_idx = divmod(max(0, step - validates), steps_per_epoch)
 
     def __getattr__(self, name: str) -> Any:
         # No AttributeError, which PyTorch's modules turn into one about themselves.
-        raise RuntimeError(f"self.trainer.{name} must not be needed: ampsweep's loop trains, without a Trainer")
+        remedy = "leave it out, or train by a function of your own, marked @trainable"
+        raise RuntimeError(f"self.trainer.{name} must not be needed: our loop trains, without a Trainer; {remedy}")
 
 
 class Logged:

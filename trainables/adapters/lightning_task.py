@@ -7,7 +7,15 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 from torch.optim import Optimizer
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, TensorDataset, default_collate
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    TensorDataset,
+    default_collate,
+)
 
 from trainables.adapters.lightning_optimizers import Schedules, read_optimizers
 from trainables.adapters.lightning_steps import SERVED, Logged, NoTrainer, is_metric, training_loss
@@ -87,6 +95,7 @@ def task_of(module: Any, data: Any, config: Mapping[str, Any], budget: Budget | 
         num_workers=num_workers,
         remarks=[*_cut_workers(train, num_workers), *steps.remarks],
         batch_size=train.batch_size,
+        val_batch_size=val.batch_size,  # which means of batches depend on, unless they are means of examples
         forward=steps.forward,
         optimizer=steps.optimizer,
         scheduler=steps.scheduler,
@@ -145,6 +154,8 @@ def _loader(data: Any, name: str) -> DataLoader[Any]:
         loader = loader[0]
     if not isinstance(loader, DataLoader) or loader.batch_size is None:
         _refuse(name, "must return one torch DataLoader with a batch_size", type(loader).__name__, "correct it")
+    if isinstance(loader.dataset, IterableDataset):
+        _refuse(name, "must load a data set with len() and []", type(loader.dataset).__name__, "give it these")
     ordered = isinstance(loader.sampler, RandomSampler | SequentialSampler)
     if type(loader.batch_sampler) is not BatchSampler or not ordered:
         kind = type(loader.sampler if not ordered else loader.batch_sampler).__name__
