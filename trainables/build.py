@@ -57,11 +57,10 @@ def build_loop(
     if isinstance(function, Trainable):
         return FunctionLoop(function, spec, precision, device, is_endless=not num_steps)
     seed_everything(spec.seed)
-    task = build_task(spec.task, spec.config)
+    task = build_task(spec.task, spec.config, spec.budget)
     own = {} if task.batch_size is None else {"batch_size": task.batch_size}
     hyper = Hyperparameters.of(own | dict(spec.config))
-    batch_size = min(hyper.batch_size, len(task.train_set))  # type: ignore[arg-type]
-    steps_per_epoch = len(task.train_set) // batch_size  # type: ignore[arg-type]
+    steps_per_epoch = hyper.steps_per_epoch(len(task.train_set))  # type: ignore[arg-type]
     total = spec.budget.num_steps(steps_per_epoch) if num_steps else None
     if spec.fsdp and task.forward is not None:
         raise TaskError(

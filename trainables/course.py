@@ -1,6 +1,5 @@
 """The course of a function that trains by itself: its steps, epochs and reports, and where it waits for its caller."""
 
-import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,9 +20,13 @@ from trainables.loop import LOOK_EVERY_S
 from trainables.loss_scaler import LossScaler
 from trainables.routes import take_layout
 from trainables.spec import Budget
+from trainables.step_times import StepTimes
 from trainables.step_watch import StepWatch, Watched
 from trainables.tally import Tally
 from trainables.turns import Stopped, Turns
+
+WATCHED = frozenset(8**power for power in range(1, 20))
+"""Steps that are watched beside the first and the last: few, since watching slows them."""
 
 
 class Reported(NamedTuple):
@@ -59,8 +62,7 @@ class Course:
         self.num_reports = self.reported_at = 0
         self.observation: Observation | None = None
         self.tally = Tally(device)
-        self.step_s: list[float] = []
-        """Seconds of each step, without those that were watched."""
+        self.times = StepTimes()
         self.left: int | None = 0
         """Steps to go before it pauses; ``None``: until it has reported."""
         self.watch_next = False
@@ -68,6 +70,7 @@ class Course:
         self.is_broken = False
         """Whether a loss was seen that is not finite."""
         self._epochs: int | None = None
+        self._epoch_began: int | None = None  # at which step; none where no epoch is under way
         self._last_step = budget.max_steps if budget is not None else None  # as far as it can be foreseen
         self._since: float | None = None
         self._look_at_s = time.monotonic() + LOOK_EVERY_S
@@ -105,14 +108,30 @@ class Course:
             return self.steps >= budget.max_steps
         return self.epochs_done >= (budget.max_epochs or 1)
 
+    def begin_anew(self) -> None:
+        """The function begins, for the first time or once more: its epochs count from 0."""
+        self._epochs = self._epoch_began = None
+        self.left = 0
+
     def epochs(self) -> Iterator[int]:
-        """As :meth:`trainables.function.Run.epochs` has it."""
-        self._epochs = 0
+        """As :meth:`trainables.function.Run.epochs` has it; an epoch that was broken off counts where it made steps."""
+        self._epochs = self._epochs or 0
+        if self._epoch_began is not None and self.steps > self._epoch_began:
+            self._end_epoch()
         while not self.is_spent:
+            self._epoch_began = self.steps
             yield self._epochs
-            self._epochs += 1
-            if self._budget is not None and self._budget.max_steps is None:
-                self._last_step = (self._budget.max_epochs or 1) * self.steps // self._epochs
+            if self.steps == self._epoch_began:  # nothing would ever end it
+                raise ValueError(
+                    f"run.epochs() must make steps in each epoch, got none in epoch {self._epochs}; "
+                    "put each optimizer step in: with run.step():"
+                )
+            self._end_epoch()
+
+    def _end_epoch(self) -> None:
+        self._epochs, self._epoch_began = (self._epochs or 0) + 1, None
+        if self._budget is not None and self._budget.max_steps is None:
+            self._last_step = (self._budget.max_epochs or 1) * self.steps // self._epochs
 
     @property
     def should_report(self) -> bool:
@@ -130,10 +149,17 @@ class Course:
         try:
             yield
         except BaseException:
-            if watch is not None:
-                watch.leave()
+            self._leave_step(watch)
             raise
         self._end_step(watch)
+
+    def _leave_step(self, watch: StepWatch | None) -> None:
+        """A step failed, which its function may survive: it counts as none."""
+        if watch is not None:
+            watch.leave()
+        self.data.end()
+        self.scaler.take_loss()
+        self._in_step, self._since = False, None
 
     def _begin_step(self) -> StepWatch | None:
         if self.watched is None:
@@ -147,11 +173,15 @@ class Course:
                 self.clock.restart()
         self._in_step = True
         self.data.begin(self.steps + 1)
-        if not self.watch_next and self.steps + 1 != self._last_step:
+        if not self._is_watched(self.steps + 1):
             return None
         watch = StepWatch(self.watched)
         watch.begin()
         return watch
+
+    def _is_watched(self, step: int) -> bool:
+        """Whether a step is: the wanted one, the last as far as it is known, and some between where none are timed."""
+        return self.watch_next or step == self._last_step or (self.clock is None and step in WATCHED)
 
     def _pause_if_due(self) -> None:
         if self.steps == 0:
@@ -176,10 +206,11 @@ class Course:
             self.tally.add(loss, skipped, self.scaler._scale if skipped is not None else None)
         now = time.perf_counter()
         assert self._since is not None
-        if watch is None:
-            self.step_s.append(now - self._since)
-        else:
-            self.observation = watch.end()
+        self.times.add(now - self._since, watch is not None)
+        if watch is not None:
+            if self.watch_next or watch.saw_model:
+                self._observed(watch.end())
+            watch.leave()
             self.watch_next = False
             now = time.perf_counter()
         self._since = now
@@ -188,16 +219,22 @@ class Course:
         if self.clock is not None:
             self.clock.tick()
 
+    def _observed(self, found: Observation) -> None:
+        """Keeps what a step did, unless an earlier one is known to have deviated: one such step is one too many."""
+        if self.observation is None or self.observation.deviation(self._precision) is None:
+            self.observation = found
+
     def report(self, values: Mapping[str, Any]) -> None:
         """As :meth:`trainables.function.Run.report` has it; what is reported before a step more belongs together."""
         before = self.reported or Reported({}, {}, None)
-        train_loss = values.get("train_loss", before.train_loss)
+        own = values.get("train_loss")
+        train_loss = before.train_loss if own is None else float(_array("train_loss", own).mean())
         found = {_column(name): _array(name, value) for name, value in values.items() if name != "train_loss"}
         metrics = before.values | {name: float(array.mean()) for name, array in found.items()}
         if not metrics:
             raise ValueError("run.report must be given at least one metric, such as run.report(loss=0.5), got none")
         examples = before.examples | {name: array for name, array in found.items() if array.ndim == 1}
-        self.reported = Reported(metrics, examples, None if train_loss is None else float(train_loss))
+        self.reported = Reported(metrics, examples, train_loss)
         self.reported_at = self.steps
         if not self._in_step:
             self._since = None  # what came between was evaluation
@@ -224,8 +261,3 @@ def _array(name: str, value: Any) -> NDArray[np.float64]:
             f"run.report must be given a number or one value per example for {name}, got the shape {array.shape}"
         )
     return array
-
-
-def mean_s(step_s: list[float], num_steps: int) -> float:
-    """Seconds of so many steps, the watched ones among them taken to last as long as the others."""
-    return num_steps * math.fsum(step_s) / len(step_s) if step_s else math.nan

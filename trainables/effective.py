@@ -89,6 +89,9 @@ class ObservesItself(Protocol):
     def observe(self) -> Observation:
         """What that step does."""
 
+    def latest(self) -> Observation:
+        """What was observed of it so far."""
+
 
 def observe(loop: Loop) -> Observation:
     """Runs forward and backward once on the first micro-batch and leaves the loop as it was.

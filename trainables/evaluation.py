@@ -31,7 +31,8 @@ class Evaluator:
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
-        size = max(1, EVAL_BATCHES * loop.hyper.batch_size // loop.hyper.accumulate_steps // loop.team.size)
+        size = loop.task.val_batch_size or EVAL_BATCHES * loop.hyper.batch_size // loop.hyper.accumulate_steps
+        size = max(1, size // loop.team.size)
         self._batches = validation_batches(loop.task, size, loop.device, loop.dtype, loop.team)
         self._collector = loop.task.metrics if callable(loop.task.metrics) else None
         if self._collector and loop.team.size > 1:
@@ -60,6 +61,7 @@ class Evaluator:
         if len(self._shifts) > 1:  # before training the logits may be all alike
             self._shifts = self._find_shifts(next(self._batches()))
         self._loop.model.eval()
+        self._loop.tell_step()
         team = self._loop.team
         totals = {f"val_{name}": make_total(self._shifted(metric), team) for name, metric in self.metrics.items()}
         if self._loop.task.losses is not None:

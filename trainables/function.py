@@ -93,7 +93,8 @@ class Run:
     def prepare(self, model: nn.Module, optimizer: Optimizer) -> None:
         """Moves the model to the device and the precision's dtype, in place, and has both observed from now on.
 
-        In a precision whose parameters are below FP32 the model's inputs are cast for it, and its outputs back.
+        In a precision whose parameters are below FP32 the model's inputs are cast for it, and its outputs back. Of
+        several models, the one that is prepared last is observed, and its weights are kept.
 
         Args:
             model: the one to train, with its initial weights, in FP32.
@@ -102,7 +103,7 @@ class Run:
         self._course.prepare(model, optimizer)
 
     def epochs(self) -> Iterator[int]:
-        """Counts epochs from 0 until the budget is spent."""
+        """Counts epochs from 0 until the budget is spent, each of which must make steps; called again, it goes on."""
         return self._course.epochs()
 
     def step(self) -> AbstractContextManager[None]:

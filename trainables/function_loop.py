@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from trainables.budgeted import Clock
 from trainables.compiler import CompiledModel, CompileError
-from trainables.course import Course, Reported, mean_s
+from trainables.course import Course, Reported
 from trainables.effective import Observation
 from trainables.function import Run, Trainable
 from trainables.isolation import seed_everything
@@ -66,7 +66,8 @@ class FunctionLoop(Loop):
         call = partial(_seeded, seed, self._function, dict(self._spec.config), run)
         self._turns = course.turns = Turns(call, self.device)
         weakref.finalize(self, self._turns.stop)
-        steps, course.left = course.steps, 0
+        steps = course.steps
+        course.begin_anew()
         try:
             self._turns.resume()
         except (Exception, SystemExit) as error:
@@ -143,8 +144,12 @@ class FunctionLoop(Loop):
         if not self._turns.has_ended:
             course.watch_next = True
             self._go_on(1)
-        assert course.observation is not None
-        return course.observation
+        return self.latest()
+
+    def latest(self) -> Observation:
+        """What the last step did that was watched, or an earlier one that was found to deviate."""
+        assert self._course.observation is not None
+        return self._course.observation
 
     def train(self, num_steps: int, after_step: Callable[[], object] | None = None) -> Progress:
         """Lets the function make so many steps; of a trial, as many as it makes up to its next report."""
@@ -155,8 +160,8 @@ class FunctionLoop(Loop):
             self._until_report()
         counts = course.tally.read()
         num_steps_made = course.steps - self._progress_at
-        train_s = mean_s(course.step_s, num_steps_made)
-        course.tally, course.step_s, self._progress_at = Tally(self.device, course.steps), [], course.steps
+        train_s = course.times.take(num_steps_made)
+        course.tally, self._progress_at = Tally(self.device, course.steps), course.steps
         skipped = int(course.scaler.skipped)
         self._applied, applied_before = course.steps - skipped, self._applied
         scaled = self.scaler is not None
@@ -211,20 +216,29 @@ class FunctionLoop(Loop):
             self._last = Reported({}, {}, None)
         else:
             num = course.steps - course.reported_at
+            when = "at the end of each epoch" if self._spec.budget.max_steps is None else "wherever run.should_report"
             condition = f"must report after its last step, got {num} steps without"
-            raise TaskError(f"{self._named} {condition}; call run.report(...) after them, or where run.should_report")
+            raise TaskError(f"{self._named} {condition}; call run.report(...) {when}")
 
     def evaluate(self, max_batches: int | None = None) -> tuple[dict[str, float], dict[str, NDArray[np.float64]]]:
         """What it reported last, which is for it to measure; nothing in a probe.
 
         Raises:
-            TaskError: the metric that trials are ranked by is not in it.
+            TaskError: a metric that trials are ranked by, or stop at, is not in it.
         """
-        values, ranked_by = self._last.values, self._spec.checkpoints
-        if ranked_by is not None and values and ranked_by.metric not in values:
-            found = ", ".join(values)
-            raise TaskError(f"{self._named} must report the metric {ranked_by.metric}, got {found}; give metric")
+        values = self._last.values
+        for field, metric in self._wanted:
+            if values and metric not in values:
+                found = ", ".join(values)
+                raise TaskError(f"{self._named} must report the metric {metric}, got {found}; give {field}")
         return values, self._last.examples
+
+    @property
+    def _wanted(self) -> list[tuple[str, str]]:
+        """Fields of the sweep and the metrics that they name, which only reports can tell."""
+        ranked_by, stopping = self._spec.checkpoints, self._spec.stopping
+        found = [("metric", ranked_by.metric)] if ranked_by is not None else []
+        return found + [("stop_at", name) for name in (stopping.targets if stopping is not None else ())]
 
     @property
     def names(self) -> tuple[str, ...]:

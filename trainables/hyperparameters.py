@@ -50,6 +50,10 @@ class Hyperparameters:
         """Those of a configuration, with defaults for the ones it leaves out."""
         return cls(**{name: config[name] for name in RESERVED if name in config})
 
+    def steps_per_epoch(self, num_items: int) -> int:
+        """Optimizer steps of a pass over so many items, an incomplete last batch of which is dropped."""
+        return num_items // min(self.batch_size, num_items)
+
 
 RESERVED = tuple(Hyperparameters.__dataclass_fields__)
 """Names of the hyperparameters that the loop itself reads."""

@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeGuard
 
 from trainables.definitions import functions, misfit
-from trainables.text import one_line
+from trainables.text import one_line, raised_in_worker
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from trainables.spec import Budget
     from trainables.task import Task
 
 
@@ -113,7 +114,8 @@ def _check_function(text: str, function: str, path: str, name: str, or_none: boo
     if why is not None:
         known = ", ".join(functions(tree)) or "no function"
         condition = f"must name a function that takes a configuration ({function} {why} in {path})"
-        _refuse(condition, name, f"the file defines {known}")
+        hint = "mark what trains by itself with @trainable; " if why.startswith("needs the arguments") else ""
+        _refuse(condition, name, f"{hint}the file defines {known}")
 
 
 def _module_file(module: str, name: str, directory: Path) -> Path | None:
@@ -192,12 +194,13 @@ def _file_module(source: TaskSource) -> types.ModuleType:
     return module
 
 
-def build_task(source: TaskSource, config: Mapping[str, Any]) -> "Task":
+def build_task(source: TaskSource, config: Mapping[str, Any], budget: "Budget | None" = None) -> "Task":
     """Builds the task for a configuration.
 
     Args:
         source: what :func:`find_task` returned.
         config: a trial's hyperparameters.
+        budget: the trial's, for what wants to know it; ``None`` where it is not to be trained.
 
     Raises:
         TaskError: the function raises or returns something else; one that it raises itself comes out as it is. Running
@@ -208,7 +211,7 @@ def build_task(source: TaskSource, config: Mapping[str, Any]) -> "Task":
 
     function = load_function(source)
     try:
-        task = _made(function, dict(config), copies=source.pickled is not None)
+        task = _made(function, dict(config), budget, copies=source.pickled is not None)
     except TaskError:
         raise
     except (Exception, SystemExit) as error:
@@ -225,7 +228,7 @@ def build_task(source: TaskSource, config: Mapping[str, Any]) -> "Task":
     return task
 
 
-def _made(function: Callable[..., Any], config: dict[str, Any], copies: bool) -> Any:
+def _made(function: Callable[..., Any], config: dict[str, Any], budget: "Budget | None", copies: bool) -> Any:
     """What a task's function gives, as a task where it is a Lightning module, alone or with its data module.
 
     Its model is a copy where the function is pickled: one of a notebook may hold a model, which the trials of a process
@@ -243,7 +246,7 @@ def _made(function: Callable[..., Any], config: dict[str, Any], copies: bool) ->
         from trainables.adapters.lightning_task import task_of
 
         own = copy.deepcopy(module) if copies else module
-        return task_of(own, own if data is module else data, config)
+        return task_of(own, own if data is module else data, config, budget)
     if copies and isinstance(made, Task):
         return dataclasses.replace(made, model=copy.deepcopy(made.model))
     return made
@@ -262,6 +265,8 @@ def describe(error: BaseException) -> str:
     message = one_line(str(error))
     if isinstance(error, TaskError):
         return message
+    if (by_worker := raised_in_worker(str(error))) is not None:
+        return f"{by_worker[0][:500]} ({by_worker[1]})"
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {message[:500]}{place}" if message else f"{type(error).__name__}{place}"

@@ -114,6 +114,11 @@ class Loop(Budgeted):
         finally:
             self._train_forward = compiled
 
+    def tell_step(self) -> None:
+        """Tells the task where training stands, if it wants to know."""
+        if self.task.at_step is not None:
+            self.task.at_step(self.step, self.data.steps_per_epoch)
+
     def join(self, has_unused: bool) -> None:
         """Has gradients averaged over the team's workers from now on, while they are computed.
 
@@ -233,6 +238,7 @@ class Loop(Budgeted):
         asked_at = time.perf_counter()
         parts = next(self._batches)
         tally.waited_s += time.perf_counter() - asked_at
+        self.tell_step()
         self._schedule.set_rate(self.step, self._skipped)
         loss = self._backward(parts)
         if self.scaler is not None:

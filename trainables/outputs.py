@@ -23,8 +23,9 @@ def to_device(batch: Batch, device: torch.device, dtype: torch.dtype | None = No
     """A batch on a device, its floating-point inputs in ``dtype`` where one is given; labels keep theirs."""
     if isinstance(batch, Mapping):
         return {name: _move(value, device, None if name in LABELS else dtype) for name, value in batch.items()}
-    if isinstance(batch, tuple | list) and len(batch) > 1:
-        return (*(_move(value, device, dtype) for value in batch[:-1]), _move(batch[-1], device, None))
+    if isinstance(batch, tuple | list) and len(batch) > 1 and not hasattr(batch, "to"):
+        inputs = (_move(value, device, dtype) for value in batch[:-1])
+        return _like(batch, (*inputs, _move(batch[-1], device, None)))
     return _move(batch, device, dtype)
 
 
@@ -34,9 +35,16 @@ def _move(value: Any, device: torch.device, dtype: torch.dtype | None) -> Any:
         return value.to(device=device, dtype=wanted, non_blocking=True)
     if isinstance(value, Mapping):
         return {name: _move(each, device, dtype) for name, each in value.items()}
+    if hasattr(value, "to"):  # as of a graph, or of packed sequences
+        return value.to(device)
     if isinstance(value, tuple | list):
-        return tuple(_move(each, device, dtype) for each in value)
+        return _like(value, tuple(_move(each, device, dtype) for each in value))
     return value
+
+
+def _like(value: Any, parts: tuple[Any, ...]) -> Any:
+    """Parts as a tuple, with the names that those of the value may have."""
+    return type(value)(*parts) if hasattr(value, "_fields") else parts
 
 
 def upcast(outputs: Any) -> Any:

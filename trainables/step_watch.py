@@ -85,8 +85,13 @@ class StepWatch:
     def _state_fault(self) -> str | None:
         return read_state(self._watched).fault(self._watched.precision)
 
+    @property
+    def saw_model(self) -> bool:
+        """Whether the model was called in it."""
+        return self._forward.called
+
     def leave(self) -> None:
-        """Stops watching a step that failed."""
+        """Stops watching, where it still does."""
         self._is_open = False
         self._stack.close()
 

@@ -65,10 +65,13 @@ class Task:
         losses: ``(outputs, batch) -> one loss per example``, whose mean over the validation set is ``val_loss``: arms
             are then compared on it example by example. Without it ``val_loss`` is a mean of batches.
         batch_size: where the configuration names none.
+        val_batch_size: of the passes over the validation set; ``None``: twice a micro-batch.
         forward: ``(model, batch) -> outputs``. Default: the model is called with the batch, without its labels.
         optimizer: ``model -> `` an optimizer of the task's own, which the loop's ``learning_rate``, ``weight_decay``
             and ``optimizer`` then say nothing to; where it returns ``None`` the loop makes one.
         scheduler: ``(optimizer, steps per epoch) -> `` what is stepped between the steps of a full run.
+        at_step: called with the optimizer steps so far and those of an epoch, before each step and each pass over the
+            validation set.
     """
 
     model: nn.Module
@@ -83,9 +86,11 @@ class Task:
     remarks: Sequence[str] = ()
     losses: LossFunction | None = None
     batch_size: int | None = None
+    val_batch_size: int | None = None
     forward: Callable[[nn.Module, Batch], Any] | None = None
     optimizer: Callable[[nn.Module], Optimizer | None] | None = None
     scheduler: Callable[[Optimizer, int], Scheduler] | None = None
+    at_step: Callable[[int, int], None] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, nn.Module):

@@ -234,8 +234,9 @@ class Trial:
         if not observation.is_told:
             return None  # a model without matrix products
         if isinstance(loop, ObservesItself) and not loop.is_done(self._spec.budget):
-            return None  # looking would train it further
-        last = observe_again(loop, observation)
+            last = loop.latest()  # looking would train it further
+        else:
+            last = observe_again(loop, observation)
         self._report.effective_precision, self._report.effective_share = last.effective, known(last.share)
         deviation = last.deviation(loop.precision)
         return self._team.first(None if deviation is None else f"{deviation}, other than in the first")

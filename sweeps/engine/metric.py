@@ -7,7 +7,7 @@ from sweeps.engine.sweep import Sweep
 from sweeps.search.checks import one_of, refuse
 from trainables.stopping import Stopping
 
-HIGHER_IS_BETTER = ("accuracy", "auc", "auroc", "bleu", "f1", "precision", "r2", "recall", "rouge")
+HIGHER_IS_BETTER = ("acc", "accuracy", "auc", "auroc", "bleu", "f1", "precision", "r2", "recall", "rouge")
 LOWER_IS_BETTER = ("error", "loss", "mae", "mse", "perplexity", "rmse", "wer")
 """Metrics of exactly these names need no mode; of any other, the user must say which way is better."""
 

@@ -142,6 +142,7 @@ def test_a_metric_that_only_reports_tell_is_taken_by_its_column() -> None:
         return Sweep(name="s", task="m:f", space={}, **fields)
 
     assert metric_and_mode(declare(metric="val_f1"), None) == ("val_f1", "max")
+    assert metric_and_mode(declare(), ["val_acc"]) == ("val_acc", "max")  # as Lightning modules often call it
     assert metric_and_mode(declare(), None) == ("val_loss", "min")
     with pytest.raises(SweepError, match="metric: must be a column of reports, which begin with val_, got 'f1'; write"):
         metric_and_mode(declare(metric="f1"), None)

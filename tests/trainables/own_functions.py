@@ -183,6 +183,75 @@ raises, exits, nested, hungry = failing(planted), failing(leaves), failing(begin
 
 
 @trainable
+def stepless_epochs(config, run):
+    model, optimizer = make(config)
+    run.prepare(model, optimizer)
+    for _ in run.epochs():
+        for batch in DataLoader(data(), batch_size=16):
+            advance(run, model, optimizer, batch)
+        run.report(**evaluate(run, model))
+
+
+@trainable
+def in_two_phases(config, run):
+    """An epoch of its own for what a fine-tuning thaws later."""
+    model, optimizer = make(config)
+    run.prepare(model, optimizer)
+    for length in (1, 99):
+        for epoch in run.epochs():
+            for batch in DataLoader(data(), batch_size=16):
+                with run.step():
+                    advance(run, model, optimizer, batch)
+            run.report(**evaluate(run, model))
+            if epoch + 1 == length:
+                break
+
+
+@trainable
+def survives(config, run):
+    """Leaves a batch out where it fails."""
+    model, optimizer = make(config)
+    run.prepare(model, optimizer)
+    for _ in run.epochs():
+        for number, batch in enumerate(DataLoader(data(), batch_size=16)):
+            try:
+                with run.step():
+                    loss = advance(run, model, optimizer, batch)
+                    if number == 1:
+                        run.scaler.scale(loss * float("nan"))
+                        raise RuntimeError("planted")
+            except RuntimeError:
+                continue
+        run.report(**evaluate(run, model))
+
+
+@trainable
+def turns_unforeseen(config, run):
+    """Counts its epochs itself, and goes on in BF16 in the second."""
+    model, optimizer = make(config)
+    run.prepare(model, optimizer)
+    for epoch in range(3):
+        for batch in DataLoader(data(), batch_size=16):
+            with run.step():
+                advance(run, model, optimizer, batch, bf16() if epoch == 1 else None)
+        run.report(**evaluate(run, model))
+
+
+@trainable
+def alternates(config, run):
+    """Every second step trains another model."""
+    model, optimizer = make(config)
+    other, its = make(config)
+    run.prepare(model, optimizer)
+    for _ in run.epochs():
+        for _ in range(4):
+            for each in ((model, optimizer), (other, its)):
+                with run.step():
+                    advance(run, *each, data().tensors)
+        run.report(**evaluate(run, model))
+
+
+@trainable
 def another_model(config, run):
     (model, optimizer), (other, its) = make(config), make(config)
     run.prepare(model, optimizer)
@@ -201,7 +270,7 @@ def reports_words(config, run):
     run.prepare(model, optimizer)
     with run.step():
         advance(run, model, optimizer, data().tensors)
-    run.report(accuracy="high")
+    run.report(**{config.get("word", "accuracy"): "high"})
 
 
 @trainable

@@ -207,6 +207,34 @@ def test_a_slow_set_shows_as_waiting_and_workers_hide_it(slow: Callable[..., Tri
     assert 0 <= hidden[-1].interval_data_wait_share < alone[-1].interval_data_wait_share
 
 
+FAILING = """
+import torch
+from torch import nn
+from torch.utils.data import Dataset, TensorDataset
+from trainables import Task
+
+class Failing(Dataset):
+    def __len__(self):
+        return 8
+    def __getitem__(self, index):
+        if index == 5:
+            try:
+                {}["planted"]
+            except KeyError as error:
+                raise ValueError("item 5 is\\nplanted") from error
+        return torch.zeros(8), 0
+
+def build(config):
+    data = Failing()
+    return Task(nn.Linear(8, 2), data, TensorDataset(torch.zeros(4, 8), torch.zeros(4).long()), num_workers=1)
+"""
+
+
+def test_what_a_worker_raises_is_the_reason_and_not_its_traceback(make_spec: Callable[..., TrialSpec], task_file: Any):
+    (end,) = run_trial(make_spec(task_file(FAILING), config={"batch_size": 1}, budget=Budget(max_steps=8)))
+    assert (end.status, end.status_reason) == ("errored", "ValueError: item 5 is planted (task_under_test.py:15)")
+
+
 TICKING = """
 import time
 import torch

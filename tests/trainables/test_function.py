@@ -20,6 +20,7 @@ from trainables.pairs import time_block
 from trainables.probe import probe
 from trainables.report import TrialReport
 from trainables.spec import Budget, Checkpoints, TimingJob, TrialSpec
+from trainables.stopping import Stopping
 from trainables.trial import Trial, run_trial
 from trainables.turns import Turns
 
@@ -121,9 +122,22 @@ def test_the_last_step_is_watched_where_it_can_be_foreseen(name: str) -> None:
         ("another_model", {}, "errored", "the model that run.prepare was given must be called in a step"),
         ("another_optimizer", {}, "errored", "run.prepare must be given an optimizer over the model's parameters"),
         ("reports_words", {}, "errored", "run.report must be given numbers, got str for accuracy"),
+        (
+            "reports_words",
+            {"config": {"word": "train_loss"}},
+            "errored",
+            "run.report must be given numbers, got str for train_loss",
+        ),
         ("diverges", {}, "diverged", "the training loss was not finite, first at step 6 (3 by step 8)"),
         ("loses_validation", {}, "diverged", "val_loss became nan by step 4"),
         ("hungry", {}, "out_of_memory", ""),
+        (
+            "train",
+            {"stopping": Stopping("val_loss", "min", {"val_acc": (0.9, "max")})},
+            "errored",
+            "must report the metric val_acc, got val_accuracy, val_loss; give stop_at",
+        ),
+        ("turns_unforeseen", {}, "precision_mismatch", "by step 8, autocast was on, to torch.bfloat16 as the"),
         ("train", {"compile": True}, "errored", "calls its model itself; leave compile off"),
         (
             "train",
@@ -156,12 +170,35 @@ def test_a_nan_is_noticed_before_the_report(monkeypatch: pytest.MonkeyPatch) -> 
         ("endless", Budget(max_epochs=2), [3, 6], [1, 2]),
         ("endless", Budget(max_steps=3), [3], [1]),
         ("brief", Budget(max_epochs=5), [2], [1]),
+        ("in_two_phases", Budget(max_epochs=3), [4, 8, 12], [1, 2, 3]),
+        ("survives", Budget(max_epochs=2), [3, 6], [1, 2]),
+        ("alternates", Budget(max_epochs=2), [8, 16], [1, 2]),
     ],
 )
 def test_it_ends_with_its_budget_or_by_itself(name: str, budget: Budget, steps: list, epochs: list) -> None:
     found = reports(name, budget=budget)
     assert [(r.step, r.epoch) for r in found] == list(zip(steps, epochs, strict=True))
     assert found[-1].status == "completed"
+
+
+def test_epochs_without_a_step_are_refused_before_they_go_on_for_ever() -> None:
+    says = r"got ValueError: run\.epochs\(\) must make steps in each epoch, got none in epoch 0; put each optimizer"
+    with pytest.raises(TaskError, match=says):
+        list(probe(spec("stepless_epochs"), ["fp32"]))
+
+
+def test_intervals_of_watched_steps_alone_have_a_time() -> None:
+    found = reports("as_told", budget=Budget(max_steps=3, report_every_steps=1))
+    times = [report.train_s for report in found]
+    assert 0 < times[0] < times[1] < times[2]
+    assert times[2] - times[1] == pytest.approx(times[1] - times[0])  # the last was watched, as the first
+    assert found[-1].steps_per_s == pytest.approx(3 / times[2])
+
+
+def test_a_function_that_is_stopped_early_has_what_was_seen_by_then() -> None:
+    stopping = Stopping("val_loss", "min", {"val_loss": (100.0, "min")})
+    (end,) = reports("train", stopping=stopping)
+    assert (end.status, end.status_reason) == ("completed", "val_loss reached 100 by step 4")
 
 
 def test_a_trial_that_is_stopped_leaves_no_thread_and_no_open_file(tmp_path: Path) -> None:

@@ -162,6 +162,7 @@ def test_what_is_missing_or_broken_is_said_in_one_line(
         ("async def build(config): ...", "build is async"),
         ("def build(): ...", "build takes no argument"),
         ("def build(config, other): ...", "build needs the arguments config, other"),
+        ("def build(config, run): ...", "; mark what trains by itself with @trainable; the file defines build"),
         ("def build(*, config): ...", "build takes no argument"),
         ("def build(config, *, other): ...", "build needs the arguments config, other"),
     ],

@@ -2,7 +2,7 @@
 
 from collections import OrderedDict, namedtuple
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -187,6 +187,24 @@ def test_batches_of_any_nesting_move_and_only_floats_change_dtype() -> None:
     assert moved["pair"][0].dtype is torch.int64
     assert moved["pair"][1][0].dtype is torch.bfloat16
     assert moved["pair"][1][1] == "text"
+
+
+class Named(NamedTuple):
+    x: torch.Tensor
+    labels: torch.Tensor
+
+
+class Movable:
+    def to(self, device: torch.device) -> tuple[str, torch.device]:
+        return "moved", device
+
+
+def test_batches_keep_their_names_and_what_moves_itself_does() -> None:
+    cpu = torch.device("cpu")
+    moved = to_device(Named(torch.ones(1), torch.ones(1)), cpu, torch.bfloat16)
+    assert (moved.x.dtype, moved.labels.dtype) == (torch.bfloat16, torch.float32)
+    assert to_device([Named(torch.ones(1), torch.ones(1))], cpu)[0].x == 1
+    assert to_device((Movable(), Movable()), cpu) == (("moved", cpu), ("moved", cpu))
 
 
 def test_labels_keep_their_dtype_in_every_precision() -> None:

@@ -50,6 +50,8 @@ def _checked(optimizer: Any, schedules: list[Any]) -> tuple[Optimizer, list[Mapp
         _refuse("must return an optimizer that needs no closure", "LBFGS", "choose another")
     given = [each if isinstance(each, Mapping) else {"scheduler": each} for each in schedules]
     for each in given:
+        if not hasattr(each.get("scheduler"), "step"):
+            _refuse("must return schedules that have step()", type(each.get("scheduler")).__name__, "correct it")
         if isinstance(each["scheduler"], ReduceLROnPlateau):
             _refuse("must return schedules of the step alone", "ReduceLROnPlateau", "choose another")
         if each.get("interval", "epoch") not in ("epoch", "step"):
@@ -58,34 +60,31 @@ def _checked(optimizer: Any, schedules: list[Any]) -> tuple[Optimizer, list[Mapp
 
 
 class Schedules:
-    """Steps a module's schedules as Lightning does, and tells the module which step and epoch it is.
+    """Steps a module's schedules as Lightning does.
 
     Args:
         given: as of :func:`read_optimizers`.
-        trainer: what the module takes for its trainer.
+        trainer: what the module takes for its trainer, which knows the steps so far.
         steps_per_epoch: optimizer steps in each epoch.
     """
 
     def __init__(self, given: list[Mapping[str, Any]], trainer: NoTrainer, steps_per_epoch: int) -> None:
-        self._given, self._trainer = given, trainer
-        trainer.steps_per_epoch = steps_per_epoch
+        self._given, self._trainer, self._steps_per_epoch = given, trainer, steps_per_epoch
 
     def step(self) -> None:
         """An optimizer step was made; as in Lightning, a frequency of steps counts from each epoch's first."""
-        in_epoch = self._trainer.global_step % self._trainer.steps_per_epoch + 1
-        self._trainer.global_step += 1
-        ended = self._trainer.current_epoch if in_epoch == self._trainer.steps_per_epoch else None
+        epoch, before = divmod(self._trainer.global_step - 1, self._steps_per_epoch)
+        ended = epoch + 1 if before + 1 == self._steps_per_epoch else None
         for each in self._given:
-            count = in_epoch if each.get("interval", "epoch") == "step" else ended
+            count = before + 1 if each.get("interval", "epoch") == "step" else ended
             if count is not None and count % each.get("frequency", 1) == 0:
                 each["scheduler"].step()
 
     def state_dict(self) -> dict[str, Any]:
-        """The step, and what the schedules keep."""
-        return {"step": self._trainer.global_step, "given": [each["scheduler"].state_dict() for each in self._given]}
+        """What the schedules keep."""
+        return {"given": [each["scheduler"].state_dict() for each in self._given]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes up what :meth:`state_dict` gave."""
-        self._trainer.global_step = state["step"]
         for each, kept in zip(self._given, state["given"], strict=True):
             each["scheduler"].load_state_dict(kept)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from trainables.outputs import batch_length
+from trainables.spec import Budget
 from trainables.task import Batch
 
 SERVED = ("on_validation_start", "on_validation_epoch_start", "on_validation_epoch_end", "on_validation_end")
@@ -18,21 +19,35 @@ SERVED = ("on_validation_start", "on_validation_epoch_start", "on_validation_epo
 
 
 class NoTrainer:
-    """Stands in for a module's trainer: knows what is true here, and says of all else that there is none."""
+    """Stands in for a module's trainer: knows what is true here, and says of all else that there is none.
 
-    def __init__(self) -> None:
-        self.global_step, self.steps_per_epoch = 0, 1
-        self.logger, self.loggers = None, ()
-        self.sanity_checking, self.is_global_zero, self.world_size = False, True, 1
+    Args:
+        datamodule: where the data comes from; ``None`` where it is the module's own.
+    """
 
-    @property
-    def current_epoch(self) -> int:
-        """Epochs that are over."""
-        return self.global_step // self.steps_per_epoch
+    def __init__(self, datamodule: Any) -> None:
+        self.datamodule = datamodule
+        self.global_step = self.current_epoch = self.batch_idx = 0
+        self.logger, self.loggers, self.progress_bar_callback = None, (), None
+        self.sanity_checking, self.is_global_zero = False, True
+        self.world_size, self.global_rank, self.local_rank = 1, 0, 0
+
+    def plan(self, budget: Budget, steps_per_epoch: int) -> None:
+        """Makes known how long the run is, which schedules are often made with."""
+        self.num_training_batches = steps_per_epoch
+        self.estimated_stepping_batches = budget.num_steps(steps_per_epoch)
+        self.max_epochs = budget.max_epochs or -(-self.estimated_stepping_batches // steps_per_epoch)
+        self.max_steps = -1 if budget.max_steps is None else budget.max_steps  # -1 is Lightning's for no limit
+
+    def move_to(self, step: int, steps_per_epoch: int, validates: bool) -> None:
+        """Makes known where training stands; a pass over the validation set belongs to the epoch that it ends."""
+        self.global_step, self.validating, self.training = step, validates, not validates
+        self.current_epoch, self.batch_idx = divmod(max(0, step - validates), steps_per_epoch)
 
     def __getattr__(self, name: str) -> Any:
         # No AttributeError, which PyTorch's modules turn into one about themselves.
-        raise RuntimeError(f"self.trainer.{name} must not be needed: ampsweep's loop trains, without a Trainer")
+        remedy = "leave it out, or train by a function of your own, marked @trainable"
+        raise RuntimeError(f"self.trainer.{name} must not be needed: our loop trains, without a Trainer; {remedy}")
 
 
 class Logged:
@@ -76,7 +91,7 @@ class Logged:
             return
         name = metric_name(name)
         self._names.setdefault(name)
-        if hasattr(value, "compute") and hasattr(value, "reset"):
+        if is_metric(value):
             self._metrics[name] = value
             return
         weight = options.get("batch_size") or self._weight
@@ -96,12 +111,17 @@ class Logged:
         self._weight = 1
         self._call("on_validation_epoch_end", "on_validation_end")
         found = {name: _reduced(values, self._reduce[name]) for name, values in self._values.items()}
-        for name, metric in self._metrics.items():
-            found[name] = float(metric.compute())
+        found |= {name: float(metric.compute()) for name, metric in self._metrics.items()}
+        for metric in self._metrics.values():  # only now: those of a MetricCollection may share what they keep
             metric.reset()
         if not self._has_loss and "loss" not in found:
             raise ValueError("validation_step must log val_loss or return the loss, got neither; add one of them")
         return {name: found[name] for name in self._names}
+
+
+def is_metric(value: Any) -> bool:
+    """Whether what is logged is a metric object of torchmetrics'."""
+    return hasattr(value, "compute") and hasattr(value, "reset")
 
 
 def _reduced(values: list[tuple[Any, int]], how: Any) -> float:
@@ -134,13 +154,13 @@ def call_step(step: Callable[..., Any], batch: Batch, index: int) -> Any:
     return step(batch, index) if len(parameters) > 1 else step(batch)
 
 
-def training_loss(module: Any, batch: Batch, index: int) -> torch.Tensor:
-    """The loss of a batch.
+def training_loss(module: Any, batch: Batch, index: int, log: Callable[..., None]) -> torch.Tensor:
+    """The loss of a batch; ``log`` takes what is logged.
 
     Raises:
         TypeError: ``training_step`` returns none.
     """
-    with logging_to(module, lambda *_, **options: None):
+    with logging_to(module, log):
         found = call_step(module.training_step, batch, index)
     loss = found.get("loss") if isinstance(found, Mapping) else found
     if not isinstance(loss, torch.Tensor):

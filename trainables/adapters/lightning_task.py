@@ -1,21 +1,34 @@
 """A Lightning module as a task: our loop trains it, without a Trainer, so that all that holds of tasks holds of it."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, default_collate
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    TensorDataset,
+    default_collate,
+)
 
 from trainables.adapters.lightning_optimizers import Schedules, read_optimizers
-from trainables.adapters.lightning_steps import SERVED, Logged, NoTrainer, training_loss
-from trainables.hyperparameters import RESERVED
+from trainables.adapters.lightning_steps import SERVED, Logged, NoTrainer, is_metric, training_loss
+from trainables.hyperparameters import RESERVED, Hyperparameters
 from trainables.loading import TaskError
+from trainables.spec import Budget
 from trainables.task import Batch, Task
 
 OPTIMIZER_S, SCHEDULE_S = ("learning_rate", "weight_decay", "optimizer"), ("lr_schedule", "warmup_frac")
 """Hyperparameters that our own optimizer and schedule would read."""
+
+BATCH_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+"""Methods by which a module or its data module changes batches on their way."""
 
 UNSERVED = (
     *("backward", "optimizer_step", "optimizer_zero_grad", "lr_scheduler_step", "configure_gradient_clipping"),
@@ -47,25 +60,31 @@ def _parameters(kind: type[nn.Module]) -> tuple[list[str], bool]:
     return [each.name for each in parameters if each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)], takes_any
 
 
-def task_of(module: Any, data: Any, config: Mapping[str, Any]) -> Task:
+def task_of(module: Any, data: Any, config: Mapping[str, Any], budget: Budget | None) -> Task:
     """The task that a module is.
 
     Args:
         module: a Lightning module.
         data: has the data loaders: a ``LightningDataModule``, or the module itself.
         config: what it was made from.
+        budget: of the trial; ``None`` where it is not to be trained.
 
     Raises:
         TaskError: it needs what only a Trainer can give, or has no data.
     """
-    _check_hooks(module)
+    _check_hooks(module, data)
+    trainer = module._trainer = NoTrainer(None if data is module else data)
     for each in {id(part): part for part in (data, module)}.values():
         each.prepare_data()
         each.setup("fit")
     train, val = _loader(data, "train_dataloader"), _loader(data, "val_dataloader")
     if train.collate_fn != val.collate_fn:
         _refuse("the data loaders", "must have one collate_fn", "two", "give both the same")
-    steps = _Steps(module, config)
+    num_workers = min(train.num_workers, torch.get_num_threads() - 1)
+    if budget is not None:
+        hyper = Hyperparameters.of({"batch_size": train.batch_size} | dict(config))
+        trainer.plan(budget, hyper.steps_per_epoch(len(train.dataset)))  # type: ignore[arg-type]
+    steps = _Steps(module, trainer, config, (train, val))
     return Task(
         module,
         train.dataset,
@@ -73,11 +92,24 @@ def task_of(module: Any, data: Any, config: Mapping[str, Any]) -> Task:
         loss=lambda outputs, batch: outputs["loss"],
         metrics=steps.new_pass,
         collate=None if train.collate_fn is default_collate else train.collate_fn,
+        num_workers=num_workers,
+        remarks=[*_cut_workers(train, num_workers), *steps.remarks],
         batch_size=train.batch_size,
+        val_batch_size=val.batch_size,  # which means of batches depend on, unless they are means of examples
         forward=steps.forward,
         optimizer=steps.optimizer,
         scheduler=steps.scheduler,
+        at_step=steps.at_step,
     )
+
+
+def _cut_workers(loader: DataLoader[Any], num_workers: int) -> list[str]:
+    """What to say where a trial has not the CPUs for a loader's workers, which would take them from the training."""
+    wanted = loader.num_workers
+    if num_workers == wanted or (isinstance(loader.dataset, TensorDataset) and loader.collate_fn is default_collate):
+        return []
+    give = f"give --cpus-per-trial {wanted + 1} for all of them"
+    return [f"train_dataloader asks for {wanted} workers, of which a trial has CPUs for {num_workers}; {give}"]
 
 
 def _refuse(what: str, condition: str, got: object, remedy: str) -> NoReturn:
@@ -89,20 +121,25 @@ def _base(kind: type) -> type:
     return next(each for each in kind.__mro__ if each.__name__ == "LightningModule")
 
 
-def _check_hooks(module: Any) -> None:
+def _check_hooks(module: Any, data: Any) -> None:
     kind, base = type(module), _base(type(module))
     hooks = [name for name in dir(base) if name.startswith("on_") and name not in SERVED]
     hooks = [name for name in hooks if not name.startswith(_UNCALLED)]
-    own = [name for name in (*UNSERVED, *hooks) if getattr(kind, name, None) is not getattr(base, name, None)]
-    if own:
-        remedy = "leave it out, or train by a function of your own, marked @trainable"
-        _refuse(kind.__name__, "must not have methods that only a Trainer calls", ", ".join(own), remedy)
+    _refuse_own(kind, base, (*UNSERVED, *hooks))
+    _refuse_own(type(data), base, BATCH_HOOKS)  # which data modules have from the same class as modules
     if not module.automatic_optimization:
         remedy = "train by a function of your own, marked @trainable"
         _refuse(kind.__name__, "must have automatic_optimization", False, remedy)
     for name in ("training_step", "validation_step"):
         if getattr(kind, name) is getattr(base, name):
             _refuse(kind.__name__, f"must define {name}", "none", "add it")
+
+
+def _refuse_own(kind: type, base: type, names: Iterable[str]) -> None:
+    own = [name for name in names if getattr(kind, name, None) not in (None, getattr(base, name, None))]
+    if own:
+        remedy = "leave it out, or train by a function of your own, marked @trainable"
+        _refuse(kind.__name__, "must not have methods that only a Trainer calls", ", ".join(own), remedy)
 
 
 def _loader(data: Any, name: str) -> DataLoader[Any]:
@@ -117,6 +154,8 @@ def _loader(data: Any, name: str) -> DataLoader[Any]:
         loader = loader[0]
     if not isinstance(loader, DataLoader) or loader.batch_size is None:
         _refuse(name, "must return one torch DataLoader with a batch_size", type(loader).__name__, "correct it")
+    if isinstance(loader.dataset, IterableDataset):
+        _refuse(name, "must load a data set with len() and []", type(loader.dataset).__name__, "give it these")
     ordered = isinstance(loader.sampler, RandomSampler | SequentialSampler)
     if type(loader.batch_sampler) is not BatchSampler or not ordered:
         kind = type(loader.sampler if not ordered else loader.batch_sampler).__name__
@@ -127,18 +166,43 @@ def _loader(data: Any, name: str) -> DataLoader[Any]:
 class _Steps:
     """What the task's functions share: the module, its stand-in for a trainer, and the pass over validation data."""
 
-    def __init__(self, module: Any, config: Mapping[str, Any]) -> None:
-        self._module, self._config = module, config
-        self._trainer = module._trainer = NoTrainer()
+    def __init__(
+        self, module: Any, trainer: NoTrainer, config: Mapping[str, Any], loaders: tuple[DataLoader[Any], ...]
+    ) -> None:
+        self._module, self._trainer, self._config = module, trainer, config
+        self._train_items, self._val_items = (
+            isinstance(each.dataset, TensorDataset) and each.collate_fn is default_collate for each in loaders
+        )
+        self._in_eval = [part for part in module.modules() if part is not module and not part.training]
         self._pass: Logged | None = None
         self._schedules: list[Mapping[str, Any]] = []
+        self._trained_metrics: dict[str, Any] = {}
+
+    @property
+    def remarks(self) -> list[str]:
+        num = len(self._in_eval)
+        return [f"of the module, {num} parts are in evaluation mode, and stay so in training"] if num else []
 
     def forward(self, model: nn.Module, batch: Batch) -> dict[str, Any]:
+        if isinstance(batch, torch.Tensor) and (self._train_items if model.training else self._val_items):
+            batch = [batch]  # as a loader collates the items of a TensorDataset, be it of one tensor
         if not model.training:
             assert self._pass is not None
             return {"loss": self._pass.validate(batch)}
-        index = self._trainer.global_step % self._trainer.steps_per_epoch
-        return {"loss": training_loss(model, batch, index)}
+        for part in self._in_eval:
+            part.training = False
+        return {"loss": training_loss(model, batch, self._trainer.batch_idx, self._log)}
+
+    def _log(self, name: str, value: Any, *_: Any, **options: Any) -> None:
+        """Of what is logged in training nothing is kept, but metric objects must not grow for ever."""
+        if is_metric(value):
+            self._trained_metrics[name] = value
+
+    def at_step(self, step: int, steps_per_epoch: int) -> None:
+        self._trainer.move_to(step, steps_per_epoch, validates=not self._module.training)
+        if self._module.training and self._trainer.batch_idx == 0:
+            for metric in self._trained_metrics.values():
+                metric.reset()
 
     def new_pass(self) -> Logged:
         self._pass = Logged(self._module)
