@@ -38,7 +38,7 @@ def trials_frame(journals: Sequence[Journal]) -> pd.DataFrame:
 def _own(row: Record, journal: Journal) -> Record:
     """The sweep's name, and the checkpoint's path, which the journal holds relative to a folder that may move."""
     checkpoint = row.get("checkpoint")
-    where = {"checkpoint": str(journal.folder / checkpoint)} if isinstance(checkpoint, str) else {}
+    where = {"checkpoint": journal.locate(checkpoint)} if isinstance(checkpoint, str) else {}
     return {"sweep": journal.run_name} | where
 
 

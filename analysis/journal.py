@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, BinaryIO, NoReturn
 
 import pyarrow as pa
 
+from analysis.remote import below, fetch, is_url, local_copy
 from analysis.reports import concat, read_plain, table_of
 from analysis.schema import JOURNAL_DIR, SCHEMA_VERSION, SWEEP_FILE, refuse
 
@@ -25,11 +25,12 @@ class Journal:
     """A sweep's records.
 
     Args:
-        folder: the sweep's folder.
+        folder: the sweep's folder; of one in an object store, its copy here.
         sweep: its declaration, as resolved.
         trials: trial_id -> the trial's columns, later lines merged over earlier ones.
         reports: a table of every report, in the order written, as `analysis.reports` makes it.
         timings: (block_id, device) -> timing record, the last one written.
+        url: of a sweep in an object store.
     """
 
     folder: Path
@@ -37,6 +38,15 @@ class Journal:
     trials: dict[str, Record] = field(default_factory=dict)
     reports: pa.Table = field(default_factory=lambda: concat([]))
     timings: dict[tuple[Any, Any], Record] = field(default_factory=dict)
+    url: str | None = None
+
+    def locate(self, name: str) -> str:
+        """The path or URL of one of the sweep's files.
+
+        Args:
+            name: relative to its folder.
+        """
+        return str(self.folder / name) if self.url is None else below(self.url, name)
 
     @property
     def run_name(self) -> str:
@@ -56,13 +66,17 @@ def read_journal(path: str | os.PathLike[str]) -> Journal:
     """A sweep's declaration and records.
 
     Args:
-        path: the sweep's folder on a local disk.
+        path: the sweep's folder, or its URL in an object store.
 
     Raises:
         ResultsError: the folder holds no results, or results that this version cannot read.
     """
-    folder = _local(path)
-    journal = Journal(folder, _read_sweep(folder))
+    text = os.fspath(path)
+    url = text if is_url(text) else None
+    folder = _local(text) if url is None else local_copy(url)
+    if url is not None:
+        fetch(url, folder)
+    journal = Journal(folder, _read_sweep(folder), url=url)
     reports = []
     for file in sorted((folder / JOURNAL_DIR).glob("*.jsonl"), key=_write_order):
         records, table = _read_file(file)
@@ -73,10 +87,7 @@ def read_journal(path: str | os.PathLike[str]) -> Journal:
     return journal
 
 
-def _local(path: str | os.PathLike[str]) -> Path:
-    text = os.fspath(path)
-    if re.match(r"[a-z][a-z0-9+.-]+://", text):
-        refuse("results", "must be a local folder in this version", text, "copy the folder here first")
+def _local(text: str) -> Path:
     if not text or not text.isprintable():
         refuse("results", "must name a folder", text, f"pass a sweep's folder, such as {_EXAMPLE}")
     return Path(text)

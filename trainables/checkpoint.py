@@ -1,8 +1,10 @@
 """Everything that an exact resume needs, in files that hold nothing but tensors and plain data."""
 
 import contextlib
+import io
 import os
 import random
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -12,19 +14,26 @@ from typing import Any
 import numpy as np
 import torch
 
+from trainables.storage import Url
 from trainables.team import ALONE, Alarm, Team
 
 SHARE = 0.05
 """Of a trial's time, at most, that goes into saving it."""
 
 
-def write(path: Path, state: Mapping[str, Any]) -> None:
-    """Writes a file whole or not at all: under another name, synced, then renamed.
+def write(path: Path | Url, state: Mapping[str, Any]) -> None:
+    """Writes a file whole or not at all: under another name, synced, then renamed; of an object store, put there whole.
 
     Args:
         path: its folder is made if need be.
         state: tensors and plain data.
     """
+    if isinstance(path, Url):
+        with tempfile.TemporaryFile() as made:
+            torch.save(dict(state), made)
+            made.seek(0)
+            path.write(made)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}")
     try:
@@ -38,14 +47,18 @@ def write(path: Path, state: Mapping[str, Any]) -> None:
     _sync_folder(path.parent)
 
 
-def write_weights(path: Path, weights: Mapping[str, Any]) -> bool:
+def write_weights(path: Path | Url, weights: Mapping[str, Any]) -> bool:
     """Writes final weights as :func:`write` does; whether that succeeded, for a storage that fails costs no trial."""
     try:
         write(path, weights)
     except OSError as error:
-        warnings.warn(f"{path.parent} could not be written, its weights are lost: {error}", stacklevel=2)
+        warnings.warn(f"{_shown(path)} could not be written, its weights are lost: {error}", stacklevel=2)
         return False
     return True
+
+
+def _shown(path: Path | Url) -> str:
+    return path.shown if isinstance(path, Url) else str(path)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -57,21 +70,25 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def read(path: Path) -> dict[str, Any] | None:
+def read(path: Path | Url) -> dict[str, Any] | None:
     """What :func:`write` wrote, its tensors on the CPU; ``None`` where there is no file or it is damaged."""
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        file = io.BytesIO(path.read()) if isinstance(path, Url) else path
+        found = torch.load(file, map_location="cpu", weights_only=True)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except Exception as error:
-        warnings.warn(f"{path} cannot be read, its trial begins anew: {error}", stacklevel=2)
+        warnings.warn(f"{_shown(path)} cannot be read, its trial begins anew: {error}", stacklevel=2)
         return None
     return found if isinstance(found, dict) else None
 
 
-def remove(path: Path) -> None:
+def remove(path: Path | Url) -> None:
     """Removes a file, and its folder where nothing else is in it; a storage that fails keeps both."""
     with contextlib.suppress(OSError):
+        if isinstance(path, Url):
+            path.delete()
+            return
         path.unlink(missing_ok=True)
         path.parent.rmdir()
 
@@ -112,7 +129,7 @@ class Saver:
     """
 
     def __init__(
-        self, path: Path | None, every_s: float, state: Callable[[], Mapping[str, Any]], team: Team = ALONE
+        self, path: Path | Url | None, every_s: float, state: Callable[[], Mapping[str, Any]], team: Team = ALONE
     ) -> None:
         self._path, self._every_s, self._state, self._team = path, every_s, state, team
         self._alarm = Alarm(team, every_s)
@@ -131,6 +148,6 @@ class Saver:
             if self._team.is_first:
                 write(self._path, state)
         except OSError as error:
-            warnings.warn(f"{self._path} could not be written, training goes on: {error}", stacklevel=2)
+            warnings.warn(f"{_shown(self._path)} could not be written, training goes on: {error}", stacklevel=2)
         took_s = time.monotonic() - started
         self._alarm.set(max(self._every_s, took_s / SHARE if self._every_s else 0.0))

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeGuard
 
 from trainables.definitions import functions, misfit
+from trainables.storage import Url, place
 from trainables.text import one_line, raised_in_worker
 
 if TYPE_CHECKING:
@@ -171,7 +172,8 @@ def _pickled_function(source: TaskSource, file: str) -> Callable[[Mapping[str, A
 @functools.lru_cache(maxsize=1)
 def _unpickled(file: str, digest: str | None) -> Callable[[Mapping[str, Any]], Any]:
     """Read once in a process, which runs many trials of one task: it may hold all of the data."""
-    return pickle.loads(Path(file).read_bytes())  # type: ignore[no-any-return]
+    found = place(file)
+    return pickle.loads(found.read() if isinstance(found, Url) else found.read_bytes())  # type: ignore[no-any-return]
 
 
 def _file_module(source: TaskSource) -> types.ModuleType:

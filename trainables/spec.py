@@ -12,6 +12,7 @@ from trainables.loading import TaskSource
 from trainables.meeting import Meeting
 from trainables.routes import DEFAULT
 from trainables.stopping import Stopping
+from trainables.storage import Url, place
 
 STATE_FILE = "state.pt"
 """In the folder of a trial that still runs: all that it goes on from."""
@@ -121,9 +122,9 @@ class TrialSpec:
         return self.compile or precision.needs_compile
 
     @property
-    def checkpoint_folder(self) -> Path | None:
+    def checkpoint_folder(self) -> Path | Url | None:
         """Where this trial is saved."""
-        return None if self.checkpoints is None else Path(self.checkpoints.folder) / self.trial_id
+        return None if self.checkpoints is None else place(self.checkpoints.folder) / self.trial_id
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as :meth:`from_dict` takes it."""

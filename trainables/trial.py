@@ -32,6 +32,7 @@ from trainables.sharded import whole
 from trainables.spec import STATE_FILE, WEIGHTS_FILE, TrialSpec
 from trainables.state import read_state
 from trainables.stopping import enough
+from trainables.storage import Url
 from trainables.tally import Before
 from trainables.team import ALONE, meet
 
@@ -133,7 +134,7 @@ class Trial:
                 self._report = TrialReport(**copy.deepcopy(self._past[-1]))
 
     @property
-    def _file(self) -> Path | None:
+    def _file(self) -> Path | Url | None:
         folder = self._spec.checkpoint_folder
         return None if folder is None else folder / STATE_FILE
 
@@ -294,4 +295,5 @@ class Trial:
             return None
         weights = whole(loop.model.state_dict(), self._team.is_first)
         path = folder / WEIGHTS_FILE
-        return str(path) if self._team.is_first and checkpoint.write_weights(path, weights) else None
+        kept_at = path.text if isinstance(path, Url) else str(path)
+        return kept_at if self._team.is_first and checkpoint.write_weights(path, weights) else None

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from sweeps.engine.folders import run_folder
+from sweeps.engine.folders import new_home
 from sweeps.engine.probe import ladder_order
-from sweeps.engine.resume import find_run
 from sweeps.engine.source import find_source
 from sweeps.engine.sweep import Sweep
+from sweeps.engine.unfinished import find_run
 from sweeps.search.configurations import Configuration
 from sweeps.search.plan import PlannedTrial, check_points, follows_results, plan_search, preview
 from sweeps.search.unsearched import given_configs
@@ -49,7 +49,7 @@ def describe(sweep: Sweep) -> str:
     if sweep.resume:
         find_run(sweep)
     else:
-        run_folder(sweep)
+        new_home(sweep)
     names = ladder_order(sweep.precisions)
     budget = sweep.budget
     length = f"{budget.max_epochs} epochs" if budget.max_steps is None else f"{budget.max_steps} steps"

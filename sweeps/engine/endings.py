@@ -1,14 +1,13 @@
 """How trials end: their rows, and which of their checkpoints stay."""
 
-import shutil
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from analysis.schema import CHECKPOINTS_DIR, Status
 from sweeps.engine import rows
 from sweeps.engine.recorder import Recorder
 from trainables.spec import WEIGHTS_FILE, Checkpoints
+from trainables.storage import delete_folder, place
 
 
 class Endings:
@@ -47,7 +46,7 @@ class Endings:
         if status == "pruned":
             beaten = trial_id
         if beaten is not None:
-            shutil.rmtree(Path(self.checkpoints.folder) / beaten, ignore_errors=True)
+            delete_folder(place(self.checkpoints.folder) / beaten)
 
     def _beaten_by(self, trial_id: str, precision: str, value: float) -> str | None:
         """The trial whose weights need not stay: this one, the best so far, or none where this one is the first."""

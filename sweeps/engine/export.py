@@ -13,6 +13,7 @@ from sweeps.search.checks import refuse
 from trainables.ladder import LADDER
 from trainables.loading import TaskError, find_task
 from trainables.spec import EXPORT_FILE, PICKLE_FILE, TASK_FILE, WEIGHTS_FILE
+from trainables.storage import Url, place
 
 if TYPE_CHECKING:
     from analysis import Results
@@ -55,12 +56,23 @@ def write_export(folder: str, target: Path, precision: str | None = None) -> "Be
         if target.exists() and any(target.iterdir()):
             refuse("target", "must be a new or empty folder", str(target), "name another one")
         target.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(best.checkpoint, target / WEIGHTS_FILE)
+        _copy(place(best.checkpoint), target / WEIGHTS_FILE)
         (target / EXPORT_FILE).write_text(json.dumps(describe(results, best), indent=2, default=str) + "\n")
         _copy_task(results.sweeps[0]["task"], next(iter(results.folders.values())), target)
     except OSError as error:
         refuse("target", f"must be a folder that can be written ({error.strerror})", str(target), "name another one")
     return best
+
+
+def _exists(file: Path | Url) -> bool:
+    return file.is_file() if isinstance(file, Path) else file.exists()
+
+
+def _copy(file: Path | Url, target: Path) -> None:
+    if isinstance(file, Path):
+        shutil.copyfile(file, target)
+    else:
+        target.write_bytes(file.read())
 
 
 def best_kept(results: "Results", precision: str | None) -> "Best":
@@ -69,7 +81,7 @@ def best_kept(results: "Results", precision: str | None) -> "Best":
     Raises:
         ResultsError: there is none.
     """
-    there = [isinstance(path, str) and Path(path).is_file() for path in results.trials["checkpoint"]]
+    there = [isinstance(path, str) and _exists(place(path)) for path in results.trials["checkpoint"]]
     if not any(there):
         folder = next(iter(results.folders.values()))
         refuse(

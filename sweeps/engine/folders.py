@@ -1,23 +1,74 @@
-"""The folder of a new run."""
+"""Where a run's results lie: in a folder, or in an object store with a copy on the driver's disk."""
 
 import datetime
 import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from analysis.schema import SWEEP_FILE
+from sweeps.engine.mirror import Mirror, refuse_store
 from sweeps.engine.sweep import Sweep
 from sweeps.search.checks import refuse
+from trainables.storage import Url, is_url
 
 
-def run_folder(sweep: Sweep) -> Path:
-    """Where a run's results go.
+@dataclass(frozen=True)
+class Home:
+    """Where a run's results lie.
+
+    Args:
+        folder: that the driver writes.
+        url: of the run in an object store; ``None`` where the folder is all there is.
+    """
+
+    folder: Path
+    url: Url | None = None
+
+    def __str__(self) -> str:
+        return str(self.folder) if self.url is None else self.url.shown
+
+    @property
+    def place(self) -> str:
+        """What ``analysis.load`` takes."""
+        return str(self.folder) if self.url is None else self.url.text
+
+    def shared(self, name: str) -> str:
+        """A file or folder as all nodes see it."""
+        return str(self.folder.resolve() / name) if self.url is None else (self.url / name).text
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Has an object store follow what happens in the folder inside the ``with``.
+
+        Raises:
+            SweepError: it cannot be written, or another driver writes there.
+            Unfinished: it cannot be written any more.
+        """
+        if self.url is None:
+            yield
+            return
+        mirror = Mirror(self.folder, self.url)
+        with mirror:
+            yield
+        if mirror.is_whole:
+            shutil.rmtree(self.folder.parent, ignore_errors=True)
+
+
+def new_home(sweep: Sweep) -> Home:
+    """Where a new run's results go.
 
     Raises:
         SweepError: a run of that name is there already, or none can be.
     """
-    if "://" in sweep.storage:
-        refuse("storage", "must be a folder in this version", sweep.storage, "name one that all nodes see, such as NFS")
     name = sweep.run_name or f"{sweep.name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    if is_url(sweep.storage):
+        return _new_in_store(sweep.storage, name)
     folder = Path(sweep.storage) / name
     try:
         is_new = not folder.exists() or not any(folder.iterdir())
@@ -28,7 +79,28 @@ def run_folder(sweep: Sweep) -> Path:
         refuse_used(sweep.storage, name)
     if not above.is_dir() or not os.access(above, os.W_OK):
         refuse("storage", f"must be a folder that can be written ({above} cannot)", sweep.storage, "name another one")
-    return folder
+    return Home(folder)
+
+
+def _new_in_store(storage: str, name: str) -> Home:
+    url = Url(storage) / name
+    try:
+        is_used = (url / SWEEP_FILE).exists()
+    except (OSError, ValueError) as error:
+        refuse_store(Url(storage), error)
+    if is_used:
+        refuse_used(Url(storage).shown, name)
+    return home_in_store(url, name)
+
+
+def home_in_store(url: Url, name: str) -> Home:
+    """The home of a run in an object store, its folder on this disk not made yet.
+
+    Args:
+        url: of the run.
+        name: of the run.
+    """
+    return Home(Path(tempfile.gettempdir()) / f"ampsweep-{secrets.token_hex(8)}" / name, url)
 
 
 def refuse_used(storage: str, name: str) -> NoReturn:

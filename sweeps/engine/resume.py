@@ -1,4 +1,4 @@
-"""Going on with an interrupted run: which one, whether it is of the same sweep, and what it has already recorded."""
+"""Going on with an interrupted run: whether it is of the same sweep, and what it has already recorded."""
 
 import json
 from collections import Counter
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from analysis.schema import SWEEP_FILE, UNFINISHED, ResultsError
+from analysis.schema import UNFINISHED, ResultsError
 from sweeps.engine.sweep import Sweep
 from sweeps.search.checks import refuse
 from trainables.loading import TaskSource
@@ -72,35 +72,6 @@ class Past:
     begun: frozenset[str] = frozenset()
     steps: Mapping[str, int] = field(default_factory=dict)
     kept: Mapping[str, tuple[str, float]] = field(default_factory=dict)
-
-
-def find_run(sweep: Sweep) -> Path:
-    """The folder of the run to go on with: the one named, else the sweep's newest that has not finished.
-
-    Raises:
-        SweepError: there is none, or it holds no results.
-    """
-    storage = Path(sweep.storage)
-    if sweep.run_name is not None:
-        folder = storage / sweep.run_name
-        if not (folder / SWEEP_FILE).is_file():
-            refuse(
-                "run_name", f"must be a run in {storage} for --resume", sweep.run_name, "leave --resume out to begin it"
-            )
-        return folder
-    for file in sorted(storage.glob(f"*/{SWEEP_FILE}"), key=lambda file: file.stat().st_mtime, reverse=True):
-        recorded = _read(file)
-        if recorded.get("name") == sweep.name and recorded.get("ended_at") is None:
-            return file.parent
-    refuse("resume", f"needs an unfinished run of {sweep.name!r} in {storage}", None, "leave --resume out to begin one")
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(file.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def read_past(folder: Path, sweep: Sweep, source: TaskSource) -> Past:

@@ -1,10 +1,11 @@
 """Where a sweep's task comes from: found by its name, or pickled into the run's folder where it is a function."""
 
+import io
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
+from sweeps.engine.folders import Home
 from sweeps.engine.journal import refuse_storage
 from trainables.loading import TaskSource, find_task
 from trainables.spec import PICKLE_FILE
@@ -22,23 +23,25 @@ class FoundTask:
     source: TaskSource
     content: bytes | None = None
 
-    def kept_in(self, folder: Path) -> TaskSource:
-        """The task as workers load it; a function lies in the run's folder, and a run that goes on keeps its own.
+    def kept_in(self, home: Home) -> TaskSource:
+        """The task as workers load it; a function lies where the results do, and a run that goes on keeps its own.
 
         Raises:
-            SweepError: the folder cannot be written.
+            SweepError: they cannot be written.
         """
         if self.content is None:
             return self.source
         from trainables.pickled import write_task
 
-        file = folder / PICKLE_FILE
+        file = home.folder / PICKLE_FILE
         if not file.exists():
             try:
-                write_task(self.content, folder)
+                write_task(self.content, home.folder)
             except OSError as error:
-                refuse_storage(folder, error)
-        return replace(self.source, pickled=str(file.resolve()))
+                refuse_storage(home.folder, error)
+        if home.url is not None:
+            (home.url / PICKLE_FILE).write(io.BytesIO(file.read_bytes()))  # before any worker wants it
+        return replace(self.source, pickled=home.shared(PICKLE_FILE))
 
 
 def find_source(task: str | Callable[[dict[str, Any]], Any]) -> FoundTask:

@@ -13,15 +13,17 @@ from sweeps.engine import rows
 from sweeps.engine.cluster import Resources, connected
 from sweeps.engine.dry_run import show
 from sweeps.engine.endings import Endings
-from sweeps.engine.folders import refuse_used, run_folder
+from sweeps.engine.folders import Home, new_home, refuse_used
 from sweeps.engine.journal import Journal, write_declaration
 from sweeps.engine.metric import metric_and_mode
 from sweeps.engine.probe import ladder_order, run_probe
 from sweeps.engine.progress import Progress
 from sweeps.engine.recorder import Recorder
-from sweeps.engine.resume import Past, find_run, read_past, task_digest
+from sweeps.engine.resume import Past, read_past, task_digest
+from sweeps.engine.shared import check_shared
 from sweeps.engine.source import find_source
 from sweeps.engine.sweep import Sweep, SweepError
+from sweeps.engine.unfinished import find_run
 from sweeps.search.checks import Unfinished
 from sweeps.search.plan import PlannedTrial, check_points, plan_confirm, plan_left_out, preview
 from sweeps.search.unsearched import given_configs
@@ -59,25 +61,32 @@ def run(sweep: Sweep, console: Console | None = None) -> "Results":
     # Bad points and searchers that do not work are found out before Ray starts.
     num_trials, first = preview(sweep, ladder_order(sweep.precisions))
     check_points(sweep)
-    folder = find_run(sweep) if sweep.resume else run_folder(sweep)
+    home = find_run(sweep) if sweep.resume else new_home(sweep)
     # The journal first: it holds the lock without which the folder is another driver's.
-    with Journal(folder) as journal, _unless_ended(journal), Progress(console or Console()) as progress:
+    with (
+        Journal(home.folder) as journal,
+        home.kept(),
+        _unless_ended(journal),
+        Progress(console or Console()) as progress,
+    ):
         if journal.is_used and not sweep.resume:
-            refuse_used(sweep.storage, folder.name)  # by a driver that was quicker
-        past = read_past(folder, sweep, task.source) if sweep.resume else Past()
-        source = task.kept_in(folder)
-        begun = f"goes on in {folder}, {len(past.ended)} trials done" if sweep.resume else f"results go to {folder}"
+            refuse_used(sweep.storage, home.folder.name)  # by a driver that was quicker
+        past = read_past(home.folder, sweep, task.source) if sweep.resume else Past()
+        source = task.kept_in(home)
+        begun = f"goes on in {home}, {len(past.ended)} trials done" if sweep.resume else f"results go to {home}"
         searched_for = f"{num_trials} trials" if num_trials else "no search"
         progress.say(f"sweep   {sweep.name}: {source.name}, {searched_for}; {begun}")
-        this = _Run(sweep, source, num_trials, first, past, Recorder(journal, progress, past.steps, past.begun))
+        recorder = Recorder(journal, progress, past.steps, past.begun)
+        this = _Run(sweep, source, home, num_trials, first, past, recorder)
         this.declare(past.metric or sweep.metric or "val_loss", past.mode if past.metric else sweep.mode or "min")
         with connected(sweep) as resources:
+            check_shared(home)
             if resources.waits_for:
                 progress.say(f"cluster {resources.waits_for}")
             this.stages(resources)
     from analysis import load  # pandas, which nothing before needs
 
-    return load(folder)
+    return load(home.place)
 
 
 @contextmanager
@@ -106,6 +115,7 @@ class _Run:
     Args:
         sweep: what was declared.
         source: its task.
+        home: where its results lie.
         num_trials: of the search, at most.
         first: trial of the search, or of what is confirmed without one; the probe is made with it.
         past: what was recorded before, where the run goes on.
@@ -114,6 +124,7 @@ class _Run:
 
     sweep: Sweep
     source: TaskSource
+    home: Home
     num_trials: int
     first: PlannedTrial | None
     past: Past
@@ -137,7 +148,7 @@ class _Run:
         with Workers(TuneTrial, resources) as workers:
             routes, metric, mode = self._probe(resources, workers)
             if self.sweep.stage != "probe" and routes:
-                folder = str(self.recorder.journal.folder.resolve() / CHECKPOINTS_DIR)
+                folder = self.home.shared(CHECKPOINTS_DIR)
                 checkpoints = Checkpoints(folder, self.sweep.checkpoint_every_s, metric, mode)
                 endings = Endings(self.recorder, checkpoints, self.past.kept)
                 if self.sweep.num_trials > 0:

@@ -30,6 +30,7 @@ from sweeps.search.unsearched import check_unsearched
 from trainables.ladder import BASELINES, LADDER
 from trainables.routes import DEFAULT, OPTIONS, ROUTES
 from trainables.spec import Budget
+from trainables.storage import Url, is_url
 
 __all__ = ["SCHEDULERS", "STAGES", "Confirm", "Sweep", "SweepError"]
 
@@ -175,6 +176,7 @@ class Sweep:
             "schema": SCHEMA,
             **declared,
             "task": task_name(self.task),
+            "storage": Url(self.storage).shown if is_url(self.storage) else self.storage,
             "space": space_to_json(self.space),
             "precisions": list(self.precisions),
             "baselines": list(self.baselines),

@@ -330,8 +330,10 @@ def test_bad_input_is_one_clear_line(tmp_path, prepare, message):
 def test_nothing_and_remote_folders_are_refused():
     with pytest.raises(ResultsError, match="results: must name at least one folder"):
         load()
-    with pytest.raises(ResultsError, match="results: must be a local folder in this version, got 's3://bucket/run'"):
-        load("s3://bucket/run")
+    with pytest.raises(
+        ResultsError, match=r"results: must be the URL of a sweep that can be read .*'nosuch://bucket/run'"
+    ):
+        load("nosuch://bucket/run")
 
 
 def test_several_sweeps_are_stacked(tmp_path):

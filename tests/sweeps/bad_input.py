@@ -216,7 +216,7 @@ SCRIPT = [
     ("--run-name used --dry-run", "--run-name", "'used'", "go on with it by --resume"),
     ("--run-name file", "--run-name", "'file'", "choose another name"),
     ("--storage ''", "--storage", "''", "for example runs"),
-    ("--storage s3://bucket/sweeps", "--storage", "'s3://bucket/sweeps'", "such as NFS"),
+    ("--storage nosuch://bucket/sweeps", "--storage", "'nosuch://bucket/sweeps'", "or name a folder"),
     ("--storage file", "--storage", "'file'", "name another one"),
     ("--storage file/below --dry-run", "--storage", "'file/below'", "name another one"),
     ("--storage /proc/none", "--storage", "'/proc/none/digits-", "name another one"),

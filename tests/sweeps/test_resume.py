@@ -15,8 +15,10 @@ import pytest
 
 from analysis import load
 from sweeps import Confirm, Sweep, SweepError, choice, loguniform, run
-from sweeps.engine.resume import LAST, find_run, read_past
+from sweeps.engine.folders import Home
+from sweeps.engine.resume import LAST, read_past
 from sweeps.engine.stages import KEPT
+from sweeps.engine.unfinished import find_run
 from trainables.loading import find_task
 
 NUM_TRIALS = 4
@@ -307,7 +309,7 @@ def test_what_may_change_goes_on(finished: Path, changes: dict):
 
 
 def test_the_newest_unfinished_run_of_the_sweep_is_found(finished: Path):
-    assert find_run(declared(finished, run_name=None)) == finished / "first"
+    assert find_run(declared(finished, run_name=None)) == Home(finished / "first")
     with pytest.raises(SweepError, match="resume: needs an unfinished run of 'other'"):
         find_run(declared(finished, run_name=None, name="other"))
     with pytest.raises(SweepError, match="run_name: must be a run"):

@@ -71,7 +71,7 @@ def test_a_driver_that_comes_second_leaves_the_folder_of_the_first_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two drivers begin one run name at the same moment: both find the folder free, one gets the lock."""
-    monkeypatch.setattr(stages, "run_folder", lambda sweep: tmp_path / "first")
+    monkeypatch.setattr(stages, "new_home", lambda sweep: stages.Home(tmp_path / "first"))
     with Journal(tmp_path / "first") as first:
         first.write("trial", {"trial_id": "a", "stage": "search"})
         with pytest.raises(SweepError, match="run_name: must not be in use by another driver"):
@@ -171,7 +171,7 @@ def test_an_interruption_says_that_the_run_can_go_on_once_it_can(
     with pytest.raises(KeyboardInterrupt, match="is kept, --resume goes on with it"):
         run(sweep)
     going_on = dataclasses.replace(sweep, resume=True)
-    assert stages.find_run(going_on) == tmp_path / "s"
+    assert stages.find_run(going_on) == stages.Home(tmp_path / "s")
     monkeypatch.setattr(stages, "find_run", interrupted)
     with pytest.raises(KeyboardInterrupt) as ended:
         run(going_on)

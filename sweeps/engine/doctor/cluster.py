@@ -6,6 +6,7 @@ from typing import Any
 
 from sweeps.engine.doctor.facts import Cluster, Machine, Measured, Node, Storage, Unanswered
 from sweeps.engine.doctor.places import marked
+from trainables.storage import is_url
 
 NODE_WAIT_S, DEVICE_WAIT_S = 60.0, 60.0
 """How long a node may take to answer, the start of a worker process included, and a device to be free and measured."""
@@ -24,10 +25,11 @@ def look_at_cluster(address: str, storage: Storage) -> tuple[Cluster, tuple[str,
     import ray
 
     alive = [node for node in ray.nodes() if node["Alive"]]
-    with marked(storage) if storage.error is None else nullcontext() as mark:
-        tasks = [_start(look_at_node, node["NodeID"], {"num_cpus": 0}, mark) for node in alive]
+    where = storage.place if is_url(storage.place) else storage.folder
+    with marked(where) if storage.error is None else nullcontext() as mark:
+        tasks = [start_on(look_at_node, node["NodeID"], {"num_cpus": 0}, mark) for node in alive]
         # (machine, whether it sees the folder) of each that answers
-        answers = [_pair(answer) for answer in _answers(tasks, NODE_WAIT_S)]
+        answers = [_pair(answer) for answer in answers_of(tasks, NODE_WAIT_S)]
     nodes = tuple(_node(node, machine) for node, (machine, _) in zip(alive, answers, strict=True))
     unseen = tuple(node.name for node, (_, sees_it) in zip(nodes, answers, strict=True) if sees_it is False)
     return Cluster(address, nodes, ray.available_resources()), unseen
@@ -48,10 +50,10 @@ def measure_cluster(cluster: Cluster) -> list[Measured]:
         kind = device_type(node)
         if kind is not None:
             nodes.setdefault(kind, node)
-    tasks = [_start(measure_node, node.node_id, exclusive(node), exclusive(node)) for node in nodes.values()]
+    tasks = [start_on(measure_node, node.node_id, exclusive(node), exclusive(node)) for node in nodes.values()]
     return [
         Measured(kind, node.name, error=answer) if isinstance(answer, Unanswered) else answer
-        for (kind, node), answer in zip(nodes.items(), _answers(tasks, DEVICE_WAIT_S), strict=True)
+        for (kind, node), answer in zip(nodes.items(), answers_of(tasks, DEVICE_WAIT_S), strict=True)
     ]
 
 
@@ -95,7 +97,14 @@ def _node(node: dict[str, Any], machine: Machine | Unanswered) -> Node:
     return Node(node["NodeID"], name, node["Resources"], machine)
 
 
-def _start(function: Callable[..., Any], node_id: str, resources: dict[str, int], *arguments: Any) -> Any:
+def start_on(function: Callable[..., Any], node_id: str, resources: dict[str, int], *arguments: Any) -> Any:
+    """A Ray task on a node, and nowhere else.
+
+    Args:
+        function: of ``arguments``.
+        node_id: Ray's name of the node.
+        resources: that the task reserves, as options of Ray's.
+    """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -104,7 +113,7 @@ def _start(function: Callable[..., Any], node_id: str, resources: dict[str, int]
     return remote(max_retries=0, scheduling_strategy=there, **resources)(function).remote(*arguments)
 
 
-def _answers(tasks: list[Any], seconds: float) -> list[Any]:
+def answers_of(tasks: list[Any], seconds: float) -> list[Any]:
     """What each task returns, or why it did not within a time that is the same for all; what is left is cancelled."""
     import ray
 

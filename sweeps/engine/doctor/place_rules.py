@@ -24,7 +24,8 @@ def storage_findings(storage: Storage) -> Iterator[Finding]:
         yield Finding("storage", "folder", where, problem, "name a folder that can be written: --storage DIR", True)
         return
     yield _lasting(storage)
-    yield _space(storage)
+    if storage.total_bytes is not None:
+        yield _space(storage)
     if not storage.can_lock:
         problem = f"the file system of {where} has no locks, by which a run keeps other drivers out"
         yield Finding("storage", "locks", "none", problem, "mount it with locks, or name another: --storage DIR", True)

@@ -2,56 +2,78 @@
 
 import configparser
 import fcntl
+import io
 import netrc
 import os
 import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from sweeps.engine.doctor.facts import Storage, Tracking
+from trainables.storage import Url, is_url, place
 
 _WANDB_HOSTS = ("api.wandb.ai", "api.forge.coreweave.com")
 """Of the public server, under its older and its newer name."""
 
 
-def look_at_storage(place: str) -> Storage:
+def look_at_storage(where: str) -> Storage:
     """Whether results can be kept there, tried with a file that is taken away again.
 
     Args:
-        place: a folder, which need not be there yet.
+        where: a folder, which need not be there yet, or the URL of an object store.
     """
-    if "://" in place:
-        return Storage(place, place, "must be a folder in this version")
-    folder = Path(place).expanduser().absolute()
+    if is_url(where):
+        return _look_at_store(Url(where))
+    folder = Path(where).expanduser().absolute()
     try:
         existing = _existing(folder)
         if not existing.is_dir():
-            return Storage(place, str(folder), f"{existing} is no folder")
+            return Storage(where, str(folder), f"{existing} is no folder")
         can_lock = _try_writing(existing)
         disk = shutil.disk_usage(existing)
     except OSError as error:
-        return Storage(place, str(folder), error.strerror or str(error))
+        return Storage(where, str(folder), error.strerror or str(error))
     kind = file_system(existing.resolve(), _mounts())
-    return Storage(place, str(folder), None, can_lock, kind, disk.total, disk.free)
+    return Storage(where, str(folder), None, can_lock, kind, disk.total, disk.free)
+
+
+def _look_at_store(url: Url) -> Storage:
+    try:
+        with marked(url.text):
+            return Storage(url.text, url.shown, file_system="object store")
+    except (OSError, ValueError) as error:
+        return Storage(url.text, url.shown, " ".join(str(error).split())[:200])
 
 
 @contextmanager
-def marked(storage: Storage) -> Iterator[tuple[str, str]]:
-    """A file in the storage folder by which other machines can tell whether they see the same one.
+def marked(where: str) -> Iterator[tuple[str, str]]:
+    """A file in the storage by which other machines can tell whether they see the same one.
 
     Args:
-        storage: a folder that can be written.
+        where: a folder that can be written, or the URL of an object store.
 
     Yields:
         the file and its content.
+
+    Raises:
+        OSError, ValueError: it cannot be written.
     """
     token = secrets.token_hex(16)
-    with tempfile.TemporaryDirectory(prefix=".ampsweep-doctor-", dir=_existing(Path(storage.folder))) as folder:
+    if is_url(where):
+        there = Url(where) / f".ampsweep-doctor-{token}"
+        there.write(io.BytesIO(token.encode()))
+        try:
+            yield there.text, token
+        finally:
+            with suppress(OSError):
+                there.delete()
+        return
+    with tempfile.TemporaryDirectory(prefix=".ampsweep-doctor-", dir=_existing(Path(where))) as folder:
         mark = Path(folder) / "mark"
         mark.write_text(token, encoding="utf-8")
         os.chmod(folder, 0o755)  # nodes may run as somebody else
@@ -60,10 +82,12 @@ def marked(storage: Storage) -> Iterator[tuple[str, str]]:
 
 def sees(mark: str, token: str) -> bool:
     """Whether a machine sees the file of :func:`marked`."""
+    file = place(mark)
     try:
-        return Path(mark).read_text(encoding="utf-8") == token
-    except OSError:
+        content = file.read() if isinstance(file, Url) else file.read_bytes()
+    except (OSError, ValueError):
         return False
+    return content == token.encode()
 
 
 def file_system(folder: Path, mounts: str) -> str | None:

@@ -1,0 +1,79 @@
+"""Reading a sweep's folder from an object store, while the sweep is still running, too."""
+
+import atexit
+import functools
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, NoReturn
+
+from analysis.schema import EXAMPLES_DIR, JOURNAL_DIR, SWEEP_FILE, refuse
+
+
+def is_url(text: str) -> bool:
+    """Whether a place is a URL; every other text is a path."""
+    return re.match(r"[a-z][a-z0-9+.-]+://", text) is not None
+
+
+def below(url: str, name: str) -> str:
+    """The URL of what lies in a folder.
+
+    Args:
+        url: of the folder, perhaps with the store's options after a ``?``.
+        name: a relative path.
+    """
+    path, mark, options = url.partition("?")
+    return f"{path.rstrip('/')}/{name}{mark}{options}"
+
+
+@functools.cache
+def local_copy(url: str) -> Path:
+    """A folder of this process's that :func:`fetch` may bring a run to, time and again; it goes when the process ends.
+
+    Args:
+        url: of the run.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="ampsweep-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder / url.partition("?")[0].rstrip("/").rpartition("/")[2]
+
+
+def fetch(url: str, folder: Path) -> None:
+    """Brings a run's files to a folder, but for checkpoints; of what is there already, only what has changed.
+
+    Args:
+        url: of the run, such as ``s3://bucket/sweeps/digits-20261123-101500``, as pyarrow knows it.
+        folder: made if need be.
+
+    Raises:
+        ResultsError: there is no such run, or the store does not answer.
+    """
+    from pyarrow import fs
+
+    try:
+        store, path = fs.FileSystem.from_uri(url)
+        # The declaration first: what it says of the run must not be younger than the journal.
+        for part in ("", JOURNAL_DIR, EXAMPLES_DIR):
+            there = store.get_file_info(fs.FileSelector(f"{path}/{part}".rstrip("/"), allow_not_found=True))
+            for info in there:
+                if info.type == fs.FileType.File:
+                    _bring(store, info, folder / part / info.base_name)
+    except (OSError, ValueError) as error:
+        _refuse(url, " ".join(str(error).split())[:200])
+    if not (folder / SWEEP_FILE).exists():
+        _refuse(url, f"it has no {SWEEP_FILE}")
+
+
+def _bring(store: Any, info: Any, file: Path) -> None:
+    is_same = file.exists() and file.stat().st_size == info.size
+    if is_same and file.name != SWEEP_FILE:  # all others are written once
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with store.open_input_stream(info.path) as stream:
+        file.write_bytes(stream.read())
+
+
+def _refuse(url: str, why: str) -> NoReturn:
+    shown = re.sub(r"(?<=://)[^/@]*@", "", url.partition("?")[0])  # without keys
+    refuse("results", f"must be the URL of a sweep that can be read ({why})", shown, "see the store's name and rights")

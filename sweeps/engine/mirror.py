@@ -1,0 +1,173 @@
+"""A run whose results go to an object store: its folder lies on the driver's disk, and is copied there as it grows.
+
+Objects cannot be appended to, so the journal goes there in segments, each written once; readers put them together.
+"""
+
+import contextlib
+import datetime
+import io
+import json
+import os
+import socket
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import NoReturn
+
+from analysis.schema import EXAMPLES_DIR, JOURNAL_DIR, SWEEP_FILE
+from sweeps.engine.journal import LOCK_FILE
+from sweeps.search.checks import Unfinished, refuse
+from trainables.storage import Url, delete_folder
+
+EVERY_S = 5.0
+"""Seconds between two copyings: what a driver that dies takes with it, at most."""
+
+STALE_S = 4 * EVERY_S
+"""How long a driver's sign of life may stay the same before it counts as dead."""
+
+
+class Mirror:
+    """Copies what is new in a run's folder to its URL, every few seconds and at the end, in a thread of its own.
+
+    Args:
+        folder: of the run, on this disk; what is in it already is in the store, too.
+        url: of the run.
+
+    Raises:
+        SweepError: the store does not answer or cannot be written, or another driver is writing there.
+    """
+
+    def __init__(self, folder: Path, url: Url) -> None:
+        self.folder, self.url = folder, url
+        self._owner = f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}"
+        self._sent: dict[Path, tuple[int, int]] = {file: _stamp(file) for file in self._files()}
+        self._lengths = {file: file.stat().st_size for file in self._segments()}
+        self._counts: dict[Path, int] = {}
+        self._stopped = threading.Event()
+        self._error: OSError | None = None
+        self._busy = threading.Lock()
+        self._take_lock()
+        self._thread = threading.Thread(target=self._run, name="mirror", daemon=True)
+
+    def __enter__(self) -> "Mirror":
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._stopped.set()
+        self._thread.join()
+        if not (self.folder / SWEEP_FILE).exists():
+            delete_folder(self.url)  # it was taken back
+            return
+        self.copy()
+        if self._error is None:
+            self._remove_lock()
+        elif error is None:
+            kept = f"all that was measured lies in {self.folder} on {socket.gethostname()}"
+            raise Unfinished(f"storage: {self.url.shown} can no longer be written ({_words(self._error)}); {kept}")
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the store has all that is here."""
+        return self._error is None
+
+    def copy(self) -> None:
+        """Copies what is new; what fails is tried again at the next call."""
+        with self._busy:
+            try:
+                for file in self._files():
+                    if file.name != SWEEP_FILE:
+                        self._copy_whole(file)
+                for file in self._segments():
+                    self._copy_tail(file)
+                self._copy_whole(self.folder / SWEEP_FILE)  # last: it says how far the run has come
+                self._write(LOCK_FILE, self._sign())
+                self._error = None
+            except OSError as error:
+                self._error = error
+
+    def _run(self) -> None:
+        while not self._stopped.wait(EVERY_S):
+            self.copy()
+
+    def _files(self) -> list[Path]:
+        """All but the journal and the lock."""
+        there = [*self.folder.glob("*"), *(self.folder / EXAMPLES_DIR).glob("*.npy")]
+        return sorted(file for file in there if file.is_file() and file.name != LOCK_FILE)
+
+    def _segments(self) -> list[Path]:
+        return sorted((self.folder / JOURNAL_DIR).glob("*.jsonl"))
+
+    def _copy_whole(self, file: Path) -> None:
+        if not file.exists() or self._sent.get(file) == _stamp(file):
+            return
+        stamp = _stamp(file)
+        self._write(file.relative_to(self.folder).as_posix(), file.read_bytes())
+        self._sent[file] = stamp
+
+    def _copy_tail(self, file: Path) -> None:
+        """The lines that have been added to a journal, as its next segment."""
+        before = self._lengths.get(file, 0)
+        with file.open("rb") as journal:
+            journal.seek(before)
+            lines = journal.read()
+        lines = lines[: lines.rfind(b"\n") + 1]
+        if not lines:
+            return
+        writer, number = file.stem.rpartition("-")[0], self._counts.get(file, 0)
+        self._write(f"{JOURNAL_DIR}/{writer}-{number}.jsonl", lines)
+        self._lengths[file], self._counts[file] = before + len(lines), number + 1
+
+    def _write(self, name: str, content: bytes) -> None:
+        target = self.url
+        for part in name.split("/"):
+            target = target / part
+        target.write(io.BytesIO(content))
+
+    def _take_lock(self) -> None:
+        try:
+            if self._is_in_use():
+                remedy = "wait for it, or choose another name"
+                refuse("run_name", "must not be in use by another driver", self.url.shown, remedy)
+            self._write(LOCK_FILE, self._sign())
+        except (OSError, ValueError) as error:
+            refuse_store(self.url, error)
+
+    def _is_in_use(self) -> bool:
+        """Whether another driver gives signs of life; waits for one where there has been any."""
+        first = seen = self._seen()
+        deadline = time.monotonic() + STALE_S
+        while seen is not None and seen == first and time.monotonic() < deadline:
+            time.sleep(1)
+            seen = self._seen()
+        return seen is not None and seen != first
+
+    def _seen(self) -> bytes | None:
+        try:
+            return (self.url / LOCK_FILE).read()
+        except FileNotFoundError:
+            return None
+
+    def _remove_lock(self) -> None:
+        with contextlib.suppress(OSError):  # then the next driver finds it stale
+            (self.url / LOCK_FILE).delete()
+
+    def _sign(self) -> bytes:
+        now = datetime.datetime.now(datetime.UTC).isoformat()
+        return json.dumps({"owner": self._owner, "at": now}).encode()
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    found = file.stat()
+    return found.st_mtime_ns, found.st_size
+
+
+def _words(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def refuse_store(url: Url, error: Exception) -> NoReturn:
+    """Raises the error for an object store that cannot be written or read."""
+    remedy = "see its name, the rights to it and AWS_ENDPOINT_URL, or name a folder"
+    refuse("storage", f"must be a store that can be written ({_words(error)})", url.shown, remedy)
