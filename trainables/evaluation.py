@@ -187,11 +187,15 @@ class FunctionTotal:
 
 
 class _UpdatingTotal:
-    """A metric object with ``update(logits, labels)`` and ``compute()``, as torchmetrics makes them."""
+    """A metric object with ``update(logits, labels)`` and ``compute()``, as torchmetrics makes them.
+
+    In a team one with ``merge_state(metrics)`` takes in all workers' own; of any other what it has seen is kept.
+    """
 
     def __init__(self, factory: Callable[[], Any], team: Team) -> None:
         self._factory, self._metric = factory, factory()
-        self._keeps = team.size > 1 and not hasattr(self._metric, "sync")  # torchmetrics' own gather in ``compute``
+        self._gathers = team.size > 1 and not hasattr(self._metric, "sync")  # torchmetrics' own gather in ``compute``
+        self._merges = hasattr(self._metric, "merge_state")
         self._seen: list[tuple[torch.Tensor, Any]] = []
 
     def add(self, outputs: Any, batch: Batch) -> None:
@@ -199,13 +203,16 @@ class _UpdatingTotal:
         if hasattr(self._metric, "to"):
             self._metric = self._metric.to(logits.device)
         self._metric.update(logits, labels)
-        if self._keeps:
+        if self._gathers and not self._merges:
             self._seen.append((logits, labels))
 
     def gather(self, team: Team) -> None:
-        if not self._keeps:
+        if not self._gathers:
             return
-        self._metric = self._factory()
+        own, self._metric = self._metric, self._factory()
+        if self._merges:
+            self._metric.merge_state(team.gather(own.to("cpu")))
+            return
         for seen in team.gather([(logits.cpu(), labels.cpu()) for logits, labels in self._seen]):
             for logits, labels in seen:
                 self._metric.update(logits, labels)

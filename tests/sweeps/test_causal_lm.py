@@ -31,6 +31,10 @@ def test_it_runs_without_arguments_and_every_hyperparameter_is_a_flag(
     assert "context=32" in out
     assert "hidden=128" in out
     assert f"train_file={text}" in out
+    rows = tmp_path / "b.jsonl"
+    rows.write_text('{"content": "another"}\n')  # its only column, whatever the other file's is called
+    assert script("--dry-run", "--train-file", str(text), "--val-file", str(rows)) == 0
+    assert script("--dry-run", "--train-file", str(text), "--val-file", str(rows), "--text-column", "content") == 0
 
 
 @pytest.mark.parametrize(
@@ -39,6 +43,10 @@ def test_it_runs_without_arguments_and_every_hyperparameter_is_a_flag(
         (("--train-file", "no.txt"), "error: --train-file: must be an existing file, got 'no.txt'; check the path\n"),
         (("--context", "1"), "error: --context: must be a whole number of at least 2, got 1; "),
         (("--lora-dropout", "1"), "error: --lora-dropout: must be a number from 0 to below 1, got 1; "),
+        (
+            ("--model", "name", "--hidden", "64"),
+            "error: --hidden: must be left out where a model is given, which has its own, got 64; leave it out\n",
+        ),
         (("--modle", "x"), "error: --modle: must be a known flag, got '--modle'; "),
     ],
 )

@@ -15,6 +15,7 @@ from torchmetrics.classification import MulticlassF1Score
 
 from trainables.contention import Seen, waited_for_others
 from trainables.data import TrainingData, validation_batches
+from trainables.language.macro_f1 import MacroF1
 from trainables.loading import find_task
 from trainables.meeting import Meeting, WorkerLost
 from trainables.spec import STATE_FILE, Budget, Checkpoints, TrialSpec
@@ -68,12 +69,20 @@ def test_a_loss_scale_that_overflows_skips_the_same_steps_in_all_workers(togethe
 
 def test_evaluation_is_that_of_one(together: Together) -> None:
     f1 = functools.partial(MulticlassF1Score, num_classes=2)
-    metrics = {"f1": f1, "counted": teamwork.Counting, "right": teamwork.right, "share": teamwork.share}
+    own_f1 = functools.partial(MacroF1, 2)
+    metrics = {
+        "f1": f1,
+        "own_f1": own_f1,
+        "counted": teamwork.Counting,
+        "right": teamwork.right,
+        "share": teamwork.share,
+    }
     alone, examples = teamwork.evaluate(None, metrics)
     for values, own in together(teamwork.evaluate, metrics):
         assert values == pytest.approx(alone, abs=1e-6)
         assert own["val_right"].tolist() == examples["val_right"].tolist()
     assert 0 < alone["val_right"] < 1
+    assert alone["val_own_f1"] == pytest.approx(alone["val_f1"], abs=1e-6)
 
 
 @pytest.mark.parametrize("lengths", [None, list(range(1, 65))])

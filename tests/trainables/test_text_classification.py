@@ -117,6 +117,71 @@ def test_attention_with_dropout_is_not_fused_on_a_cpu(
     assert len(task.remarks) == 2
 
 
+def copied(folder: Path, to: Path, **changes: Any) -> str:
+    """A model's folder with another configuration."""
+    to.mkdir()
+    for file in folder.iterdir():
+        (to / file.name).write_bytes(file.read_bytes())
+    written = json.loads((to / "config.json").read_text())
+    (to / "config.json").write_text(json.dumps(written | changes))
+    return str(to)
+
+
+def test_a_head_that_knows_the_labels_keeps_their_order(
+    config: dict[str, Any], text_files: Path, encoder_folder: Path
+) -> None:
+    for name in ("train.tsv", "dev.tsv"):
+        text = (text_files / name).read_text()
+        (text_files / name).write_text(text.replace("\t0", "\tnegative").replace("\t1", "\tpositive"))
+    trained = seeded(config)
+    trained.model.config.id2label = {0: "POSITIVE", 1: "NEGATIVE"}  # type: ignore[union-attr]
+    trained.model.save_pretrained(text_files / "trained")  # type: ignore[operator]
+    load_tokenizer(str(encoder_folder)).save_pretrained(text_files / "trained")
+    task = seeded(config | {"model": str(text_files / "trained")}, 1)
+    assert weights_digest(task.model) == weights_digest(trained.model)
+    assert task.model.config.id2label == {0: "positive", 1: "negative"}  # type: ignore[union-attr]
+    for data, before in ((task.train_set, trained.train_set), (task.val_set, trained.val_set)):
+        assert all(int(data[row]["labels"]) == 1 - int(before[row]["labels"]) for row in range(16))
+    other = seeded(config | {"model": copied(text_files / "trained", text_files / "other", id2label={0: "x", 1: "y"})})
+    assert other.model.config.id2label == {0: "negative", 1: "positive"}  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("configured", [None, 9])
+def test_what_fills_batches_up_changes_no_logits_of_a_decoder(
+    config: dict[str, Any], encoder_folder: Path, tmp_path: Path, configured: int | None
+) -> None:
+    """Whatever its configuration calls padding, it is the tokenizer's."""
+    import transformers
+
+    sizes = {"vocab_size": 12, "n_positions": 24, "n_embd": 16, "n_layer": 1, "n_head": 2, "resid_pdrop": 0.0}
+    made = transformers.GPT2Model(transformers.GPT2Config(**sizes, pad_token_id=configured))
+    made.save_pretrained(tmp_path / "gpt2")
+    load_tokenizer(str(encoder_folder)).save_pretrained(tmp_path / "gpt2")
+    task = seeded(config | {"model": str(tmp_path / "gpt2")})
+    model = task.model.eval()
+
+    def logits(rows: list[int]) -> torch.Tensor:
+        batch = task.train_set.__getitems__(rows)  # type: ignore[attr-defined]
+        with torch.no_grad():
+            return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits  # type: ignore[no-any-return]
+
+    torch.testing.assert_close(logits([0, 4]), torch.cat([logits([0]), logits([4])]))
+
+
+def test_padding_that_the_model_does_not_know_is_replaced(
+    config: dict[str, Any], encoder_folder: Path, tmp_path: Path
+) -> None:
+    place = copied(encoder_folder, tmp_path / "padded")
+    tokenizer = load_tokenizer(place)
+    tokenizer.add_special_tokens({"pad_token": "<new>"})
+    tokenizer.save_pretrained(place)
+    assert load_tokenizer(place).pad_token_id == 12
+    task = seeded(config | {"model": place})
+    batch = task.train_set.__getitems__([0, 4])  # type: ignore[attr-defined]
+    assert int(batch["input_ids"].max()) < 12
+    assert torch.isfinite(task.model(**batch).loss)
+
+
 def test_metrics_are_accuracy_and_macro_f1(config: dict[str, Any], make_loop: Callable[..., Loop]) -> None:
     task = seeded(config)
     loop = make_loop(task, batch_size=4)

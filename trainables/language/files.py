@@ -18,6 +18,9 @@ TEXT_NAMES = ("text", "sentence", "content", "review")
 LABEL_NAMES = ("label", "labels", "class", "target")
 """Usual names of columns, the commonest first."""
 
+MOST_SHOWN = 80
+"""Characters of a value that an error shows."""
+
 
 def refuse(field: str, condition: str, got: object, remedy: str) -> NoReturn:
     """Raises the error for what cannot be used.
@@ -32,6 +35,11 @@ def refuse(field: str, condition: str, got: object, remedy: str) -> NoReturn:
         TaskError: always; one line.
     """
     raise TaskError(f"{field}: {condition}, got {got}; {remedy}")
+
+
+def shortened(written: str) -> str:
+    """What was found, as far as one line of an error has room for it."""
+    return written if len(written) <= MOST_SHOWN else f"{written[:MOST_SHOWN]} ..."
 
 
 @dataclass(frozen=True)
@@ -87,15 +95,15 @@ class Table:
         return column.to_pylist() if hasattr(column, "to_pylist") else column  # type: ignore[no-any-return]
 
     def refuse_row(self, row: int, condition: str, got: object, remedy: str) -> NoReturn:
-        """Raises the error for one row, by its line."""
-        refuse(self.field, f"line {self.lines[row]} of {self.place} {condition}", got, remedy)
+        """Raises the error for a value of one row, by its line."""
+        refuse(self.field, f"line {self.lines[row]} of {self.place} {condition}", shortened(repr(got)), remedy)
 
 
 def read_table(place: str, field: str, asked: Collection[Column | None] = ()) -> Table:
     """Reads a file.
 
-    The first row of CSV and TSV is a header where one of its cells is a column that is asked for or a usual name
-    (:data:`TEXT_NAMES`, :data:`LABEL_NAMES`), and none is a number; otherwise the file has no header, and its columns
+    The first row of CSV and TSV is a header where one of its cells is a column that is asked for, or one is a usual
+    name (:data:`TEXT_NAMES`, :data:`LABEL_NAMES`) and none a number; otherwise the file has no header, and its columns
     go by their numbers.
 
     Args:
@@ -106,16 +114,19 @@ def read_table(place: str, field: str, asked: Collection[Column | None] = ()) ->
     Raises:
         TaskError: it cannot be read, is empty, or a line of it is malformed; one line that says which.
     """
-    path = Path(place)
-    if not path.is_file():
-        refuse(field, "must be an existing file", repr(place), "check the path")
-    read = KINDS.get(path.suffix.lower())
+    _check_exists(place, field)
+    read = KINDS.get(Path(place).suffix.lower())
     if read is None:
         refuse(field, f"must end in one of {', '.join(KINDS)}", repr(place), "rename or convert it")
     table = read(place, field, asked)
     if not len(table):
         refuse(field, f"{place} must hold at least one example", "none", "name a file with examples")
     return table
+
+
+def _check_exists(place: str, field: str) -> None:
+    if not Path(place).is_file():
+        refuse(field, "must be an existing file", repr(place), "check the path")
 
 
 def read_whole(place: str, field: str) -> str:
@@ -126,8 +137,9 @@ def read_whole(place: str, field: str) -> str:
         field: the hyperparameter that named it.
 
     Raises:
-        TaskError: it cannot be read; with the line that is not UTF-8.
+        TaskError: it does not exist or cannot be read; with the line that is not UTF-8.
     """
+    _check_exists(place, field)
     try:
         content = Path(place).read_bytes()
         return content.decode("utf-8-sig")
@@ -178,8 +190,11 @@ def _table_of(place: str, field: str, asked: Collection[Column | None], rows: It
 
 
 def _is_header(cells: Sequence[str], asked: Collection[Column | None]) -> bool:
+    names = [cell.strip() for cell in cells]
+    if any(isinstance(name, str) and name in names for name in asked):
+        return True
     known = {name.lower() for name in (*asked, *TEXT_NAMES, *LABEL_NAMES) if isinstance(name, str)}
-    return any(cell.strip().lower() in known for cell in cells) and not any(map(_is_number, cells))
+    return any(name.lower() in known for name in names) and not any(map(_is_number, names))
 
 
 def _is_number(cell: str) -> bool:
@@ -201,7 +216,8 @@ def _read_jsonl(place: str, field: str, asked: Collection[Column | None]) -> Tab
         except (ValueError, RecursionError) as error:
             refuse(field, f"line {number} of {place} must be JSON", error, "correct the line")
         if not isinstance(row, Mapping):
-            refuse(field, f"line {number} of {place} must be an object", repr(row)[:80], 'write {"text": "...", ...}')
+            condition = f"line {number} of {place} must be an object"
+            refuse(field, condition, shortened(repr(row)), 'write {"text": "...", ...}')
         lines.append(number)
         rows.append(row)
     names = tuple(rows[0]) if rows else ()

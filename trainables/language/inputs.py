@@ -1,13 +1,15 @@
 """What of a configuration can be refused before anything starts, by whoever sees its files. Torch-free."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from trainables.language.files import refuse
-from trainables.language.settings import columns
-from trainables.language.texts import is_file, read_labelled, read_texts, sorted_labels
+from trainables.language.documents import read_documents
+from trainables.language.files import Column, refuse, shortened
+from trainables.language.settings import SMALL_GPT, columns
+from trainables.language.texts import is_file, read_labelled, sorted_labels
 
 MOST_BYTES = 64 << 20
 """Files up to this size are read before a sweep starts; larger ones are looked at by the workers alone."""
@@ -62,9 +64,9 @@ def check_labels(place: str, known: Sequence[str], labels: Sequence[str], lines:
     unknown = set(labels) - set(known)
     if unknown:
         line, label = next((line, label) for label, line in zip(labels, lines, strict=True) if label in unknown)
-        shown = ", ".join(known[:10]) + (" ..." if len(known) > 10 else "")
+        shown = shortened(", ".join(known))
         condition = f"line {line} of {place} must have a label that training has ({shown})"
-        refuse("val_file", condition, repr(label), "correct it, or add such rows to the training file")
+        refuse("val_file", condition, shortened(repr(label)), "correct it, or add such rows to the training file")
 
 
 def check_labelled_inputs(config: Mapping[str, Any]) -> None:
@@ -87,6 +89,7 @@ def check_labelled_inputs(config: Mapping[str, Any]) -> None:
         text, label = found.text_column, found.label_column
         if field == "train_file":
             known = check_classes(sorted_labels(found.labels))
+            check_first_row(place, found.label_column, found.labels[0], Counter(found.labels))
         elif known:
             check_labels(place, known, found.labels, found.table.lines)
 
@@ -98,18 +101,48 @@ def check_classes(labels: Sequence[str]) -> list[str]:
         TaskError: there is one alone.
     """
     if len(labels) < 2:
-        refuse("train_file", "must hold two labels at least", ", ".join(labels), "check label_column")
+        refuse("train_file", "must hold two labels at least", shortened(", ".join(labels)), "check label_column")
     return list(labels)
+
+
+def check_first_row(place: str, label_column: Column | None, label: str, counts: Mapping[str, int]) -> None:
+    """Refuses a training file whose first row is rather a header, with names that are not usual.
+
+    Args:
+        place: the file.
+        label_column: where labels stand in it; a number where no header was found.
+        label: of the first row.
+        counts: how many rows have each label.
+
+    Raises:
+        TaskError: the first row alone has its label, while each other label has several rows.
+    """
+    others = [count for name, count in counts.items() if name != label]
+    if isinstance(label_column, int) and counts[label] == 1 and min(others) > 1:
+        condition = f"the first row of {place} must be an example, or a header that names the columns asked for"
+        remedy = "name them by text_column and label_column, or leave this row out"
+        refuse("train_file", condition, f"{shortened(repr(label))} for a label, which no other row has", remedy)
 
 
 def check_text_inputs(config: Mapping[str, Any]) -> None:
     """As :func:`check_labelled_inputs`, for files of texts without labels."""
     check_model(config)
-    text = columns(config)[0]
+    check_sizes(config)
     for field in ("train_file", "val_file"):
         place = config.get(field)
         if isinstance(place, str) and _is_small(place):
-            text = read_texts(place, field, text).text_column
+            read_documents(place, field, columns(config)[0])
+
+
+def check_sizes(config: Mapping[str, Any]) -> None:
+    """Refuses sizes of the small GPT along with a pretrained model, which has its own.
+
+    Raises:
+        TaskError: names the first one.
+    """
+    for name in SMALL_GPT:
+        if config.get("model") is not None and config.get(name) is not None:
+            refuse(name, "must be left out where a model is given, which has its own", config[name], "leave it out")
 
 
 def _is_small(place: str) -> bool:

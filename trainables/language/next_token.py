@@ -1,5 +1,6 @@
 """How well a language model predicts each next token of a block: loss, accuracy, perplexity."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -48,12 +49,24 @@ class Perplexity:
     """The exponential of the mean loss over all blocks, with torchmetrics' methods."""
 
     def __init__(self) -> None:
-        self._losses: list[torch.Tensor] = []
+        self._sum, self._num_blocks = torch.zeros((), dtype=torch.float64), 0
+
+    def to(self, device: torch.device | str) -> "Perplexity":
+        """The same one, where tensors of the device can be taken in."""
+        self._sum = self._sum.to(device)
+        return self
 
     def update(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
         """Takes in a batch's logits (B, T, vocabulary) and tokens (B, T)."""
-        self._losses.append(block_losses(logits, (labels, labels)))
+        self._sum = self._sum + block_losses(logits, (labels, labels)).double().sum()
+        self._num_blocks += len(labels)
+
+    def merge_state(self, metrics: Iterable["Perplexity"]) -> None:
+        """Takes in what others have taken in."""
+        for metric in metrics:
+            self._sum = self._sum + metric._sum
+            self._num_blocks += metric._num_blocks
 
     def compute(self) -> torch.Tensor:
         """The perplexity, at least 1."""
-        return torch.cat(self._losses).double().mean().exp()
+        return (self._sum / self._num_blocks).exp()

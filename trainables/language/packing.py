@@ -19,7 +19,7 @@ from trainables.language.tokens import content_digest, encode, tokenizer_digest
 END_OF_BYTES = 256
 """The token that ends a document of bytes, which are tokens themselves."""
 
-FORMAT = 1
+FORMAT = 2
 """Of what is kept on disk; to be raised where it changes."""
 
 
@@ -108,7 +108,7 @@ def packed_tokens(place: str, field: str, tokenizer: Any, text_column: Column | 
 
     def make() -> Arrays:
         documents = read_documents(place, field, text_column)
-        ids, offsets, _ = encode(documents, tokenizer, None)
+        ids, offsets, _ = encode(documents, tokenizer, None, empty=tokenizer.eos_token_id)
         return Arrays({"tokens": pack(ids, offsets, tokenizer.eos_token_id)}, {"num_documents": len(documents)})
 
     found = load_or_make(f"packed-{hashlib.sha256(key.encode()).hexdigest()[:32]}", make)

@@ -110,7 +110,7 @@ _BLOCKS: Mapping[str, Setting] = {
     "val_blocks": _count("blocks to validate on at most, from all over the validation data; else all"),
 }
 
-_SMALL_GPT: Mapping[str, Setting] = {
+SMALL_GPT: Mapping[str, Setting] = {
     "num_layers": _count("layers of the small GPT (default: 2)"),
     "hidden": _count("its width (default: 256)"),
     "num_heads": _count("its heads of attention (default: 4)"),
@@ -120,7 +120,7 @@ CAUSAL_LM: Mapping[str, Setting] = {
     **_GENERATION_MODEL,
     **_GENERATION_FILES,
     **_BLOCKS,
-    **_SMALL_GPT,
+    **SMALL_GPT,
     **{name: setting for name, setting in ADAPTATION.items() if name != "max_length"},
 }
 """Hyperparameters of :func:`trainables.tasks.causal_lm.build`."""

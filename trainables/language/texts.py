@@ -1,5 +1,6 @@
 """Texts and labels of a file or of a data set of the hub, in the columns that were named or that leave no doubt."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +89,9 @@ def sorted_labels(labels: Sequence[str]) -> list[str]:
 
 _NAME = "name them by text_column and label_column"
 
+_HALF = re.compile("[\ud800-\udfff]")
+"""Half of a character: a surrogate without the other one of its pair."""
+
 
 def _read(place: str, field: str, asked: Sequence[Column | None]) -> Table:
     return read_table(place, field, asked) if is_file(place) else read_hub(place, field)
@@ -145,10 +149,12 @@ def _refuse_unknown(table: Table, field: str) -> NoReturn:
 
 
 def _texts(table: Table, number: int) -> Sequence[str]:
-    values = table.values(number)
+    values, where = table.values(number), f"in column {_called(table, number)}"
     for row, value in enumerate(values):
         if not isinstance(value, str):
-            table.refuse_row(row, f"must hold text in column {_called(table, number)}", repr(value), "correct it")
+            table.refuse_row(row, f"must hold text {where}", value, "correct it")
+        if not value.isascii() and _HALF.search(value):  # which JSON can write, and no tokenizer takes
+            table.refuse_row(row, f"must hold whole characters {where}", value, "leave out halves such as \\ud83d")
     return values
 
 
@@ -157,5 +163,5 @@ def _label(table: Table, row: int, value: object) -> str:
         value = int(value)  # as pandas writes whole numbers beside missing ones
     label = str(value).strip() if isinstance(value, str | int) else ""
     if not label:
-        table.refuse_row(row, "must hold a label, a word or a whole number", repr(value), "add it or leave the row out")
+        table.refuse_row(row, "must hold a label, a word or a whole number", value, "add it or leave the row out")
     return label

@@ -151,17 +151,19 @@ def _remarks(texts: Texts, num_labels: int, num_truncated: int, max_length: int 
     return remarks
 
 
-def encode(texts: Sequence[str], tokenizer: Any, max_length: int | None) -> tuple[Array, NDArray[np.int64], int]:
+def encode(
+    texts: Sequence[str], tokenizer: Any, max_length: int | None, empty: int | None = None
+) -> tuple[Array, NDArray[np.int64], int]:
     """Token ids of texts, in order: all ids flat, the offsets (num_texts + 1,), and how many were truncated.
-
-    A text that has no token at all, where the tokenizer adds none, becomes one token of padding.
 
     Args:
         texts: any number.
         tokenizer: one of transformers'.
         max_length: tokens of a text at most; ``None`` takes all.
+        empty: what a text becomes that has no token at all, where the tokenizer adds none; default: one of padding.
     """
     _settle_forks()
+    empty = padding_id(tokenizer) if empty is None else empty
     kind = np.uint16 if len(tokenizer) <= np.iinfo(np.uint16).max else np.int32
     parts, lengths, num_truncated = [], [], 0
     for start in range(0, len(texts), CHUNK):
@@ -172,7 +174,7 @@ def encode(texts: Sequence[str], tokenizer: Any, max_length: int | None) -> tupl
             for index, ids in zip(long, short, strict=True):
                 found[index] = ids
         num_truncated += len(long)
-        found = [ids or [padding_id(tokenizer)] for ids in found]
+        found = [ids or [empty] for ids in found]
         lengths += [len(ids) for ids in found]
         parts.append(np.fromiter(chain.from_iterable(found), dtype=kind))
     offsets = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
@@ -184,10 +186,15 @@ def _ids(texts: list[str], tokenizer: Any, **options: Any) -> list[list[int]]:
     return list(tokenizer(texts, **{"truncation": False, **options}, **wanted)["input_ids"])
 
 
-def padding_id(tokenizer: Any) -> int:
-    """The id that fills batches up: the tokenizer's own for it, else the one that ends a text, else 0."""
+def padding_id(tokenizer: Any, vocabulary: int | None = None) -> int:
+    """The id that fills batches up: the tokenizer's own for it, else the one that ends a text, else 0.
+
+    Args:
+        tokenizer: one of transformers'.
+        vocabulary: ids that the model knows; a token of padding that was added to its tokenizer later is none of them.
+    """
     for found in (tokenizer.pad_token_id, tokenizer.eos_token_id):
-        if found is not None:
+        if found is not None and (vocabulary is None or found < vocabulary):
             return int(found)
     return 0
 
@@ -209,7 +216,8 @@ def tokenizer_digest(tokenizer: Any) -> str:
     else:
         state = json.dumps([tokenizer.get_vocab(), repr(tokenizer)], sort_keys=True)
     versions = [type(tokenizer).__qualname__, version("transformers"), version("tokenizers")]
-    return hashlib.sha256(json.dumps([versions, tokenizer.special_tokens_map, state]).encode()).hexdigest()
+    options = [tokenizer.special_tokens_map, tokenizer.truncation_side, tokenizer.split_special_tokens]
+    return hashlib.sha256(json.dumps([versions, options, state]).encode()).hexdigest()
 
 
 def content_digest(place: str, field: str) -> str:

@@ -8,9 +8,11 @@ from torch import nn
 from torch.utils.data import Dataset, Subset
 
 from trainables.adapters.small_gpt import new_gpt2
+from trainables.language.attention import settle_attention
 from trainables.language.cache import Array
 from trainables.language.documents import PACKAGE
 from trainables.language.files import Column, refuse
+from trainables.language.inputs import check_sizes
 from trainables.language.limits import check_vocabulary, positions
 from trainables.language.models import adapt, load_model, load_tokenizer
 from trainables.language.next_token import Perplexity, block_losses, next_token_loss, token_accuracy
@@ -35,15 +37,17 @@ def build(config: Mapping[str, Any]) -> Task:
 
     Args:
         config: ``model``: a folder or a name on the hub; without it a GPT on bytes with ``num_layers`` (default 2),
-            ``hidden`` (256) and ``num_heads`` (4). ``train_file`` and ``val_file``: without the second the last tenth
-            of the first; without both the sources of Python's own library. ``text_column``; ``context``: tokens of a
-            block (64; of a pretrained model as many as it takes, at most 512); ``val_blocks``: blocks of the
-            validation set at most, from all over it; and what :func:`trainables.language.models.adapt` reads.
+            ``hidden`` (256) and ``num_heads`` (4), which a pretrained one has itself. ``train_file`` and ``val_file``:
+            without the second the last tenth of the first; without both the sources of Python's own library.
+            ``text_column``; ``context``: tokens of a block (64; of a pretrained model as many as it takes, at most
+            512); ``val_blocks``: blocks of the validation set at most, from all over it; and what
+            :func:`trainables.language.models.adapt` reads.
 
     Raises:
         TaskError: the model or the data cannot be used; one line that says why.
     """
     check_config(config, CAUSAL_LM)
+    check_sizes(config)
     place = config.get("model")
     if place is None:
         source, context = _byte_source(config), config.get("context", DEFAULT_CONTEXT)
@@ -54,6 +58,7 @@ def build(config: Mapping[str, Any]) -> Task:
         context = _context_of(config, model)
         check_vocabulary(model, tokenizer, *source.parts)
     train_set, whole = _split(source, context)
+    attention = settle_attention(model)
     val_set, remarks = _thinned(whole, config.get("val_blocks"))
     return Task(
         adapt(model, config),
@@ -63,7 +68,7 @@ def build(config: Mapping[str, Any]) -> Task:
         losses=block_losses,
         metrics={"token_accuracy": token_accuracy, "perplexity": Perplexity},
         collate=join_blocks,
-        remarks=(*source.remarks, *remarks),
+        remarks=(*source.remarks, *remarks, *attention),
     )
 
 

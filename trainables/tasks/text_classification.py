@@ -1,8 +1,6 @@
 """Fine-tuning a pretrained model to classify texts: any of Hugging Face's, on a file of texts and labels."""
 
 import functools
-import importlib
-import importlib.util
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,12 +10,13 @@ from torch import nn
 
 from trainables.language.attention import settle_attention
 from trainables.language.batches import TextData
-from trainables.language.inputs import check_classes, check_labels
+from trainables.language.inputs import check_classes, check_first_row, check_labels
 from trainables.language.limits import check_vocabulary, most_tokens
+from trainables.language.macro_f1 import MacroF1
 from trainables.language.models import adapt, load_model, load_tokenizer
 from trainables.language.settings import TEXT_CLASSIFICATION, check_config, columns
 from trainables.language.tokens import Tokens, padding_id, tokenize
-from trainables.outputs import accuracy
+from trainables.outputs import accuracy, vocabulary_size
 from trainables.task import Task
 
 CLASSIFIER = "AutoModelForSequenceClassification"
@@ -43,16 +42,17 @@ def build(config: Mapping[str, Any]) -> Task:
         train, val = _tokens(config, tokenizer, most_tokens(asked, tokenizer, model))
     check_vocabulary(model, tokenizer, train.ids, val.ids)
     remarks = settle_attention(model)
-    padding = padding_id(tokenizer)
-    _configure(model, train.label_names, padding)
-    train_set = TextData(train.ids, train.offsets, train.labels, padding)
+    padding = padding_id(tokenizer, vocabulary_size(model))
+    names = _in_order_of(model, train.label_names)
+    _configure(model, names, padding)
+    train_set = TextData(train.ids, train.offsets, _numbers(train, names), padding)
     # The longest first: they pad little beside each other, and what does not fit in memory shows at once.
     order = np.argsort(-val.lengths, kind="stable")
     return Task(
         adapt(model, config),
         train_set,
-        TextData(val.ids, val.offsets, _as_in(train, val), padding, order),
-        metrics=_metrics(len(train.label_names)),
+        TextData(val.ids, val.offsets, _numbers(val, names), padding, order),
+        metrics={"accuracy": accuracy, "macro_f1": functools.partial(MacroF1, len(names))},
         collate=train_set.join,
         lengths=train.lengths,  # type: ignore[arg-type]
         remarks=(*train.remarks, *val.remarks, *remarks),
@@ -64,16 +64,26 @@ def _tokens(config: Mapping[str, Any], tokenizer: Any, max_length: int | None) -
     train_place, val_place = config["train_file"], config["val_file"]
     train = tokenize(train_place, "train_file", tokenizer, max_length, *columns(config), labelled=True)
     check_classes(train.label_names)
+    counts = dict(zip(train.label_names, np.bincount(train.labels).tolist(), strict=True))
+    check_first_row(train_place, train.label_column, train.label_names[train.labels[0]], counts)
     found = train.text_column, train.label_column
     val = tokenize(val_place, "val_file", tokenizer, max_length, *found, labelled=True)
     check_labels(val_place, train.label_names, val.label_names, val.label_lines)
     return train, val
 
 
-def _as_in(train: Tokens, val: Tokens) -> NDArray[np.int64]:
-    """The validation set's labels by the numbers that training gives them."""
-    number = {name: index for index, name in enumerate(train.label_names)}
-    return np.array([number[name] for name in val.label_names], dtype=np.int64)[val.labels]
+def _in_order_of(model: nn.Module, names: tuple[str, ...]) -> tuple[str, ...]:
+    """The labels in the order in which a head that was trained on the same ones has them; else as they are."""
+    config: Any = model.config
+    written = {name.casefold(): name for name in names}
+    known = [str(label).casefold() for _, label in sorted(config.id2label.items())]
+    return tuple(written[label] for label in known) if sorted(known) == sorted(written) else names
+
+
+def _numbers(tokens: Tokens, names: tuple[str, ...]) -> NDArray[np.int64]:
+    """Each text's label as its place among the labels of training."""
+    number = {name: index for index, name in enumerate(names)}
+    return np.array([number[name] for name in tokens.label_names], dtype=np.int64)[tokens.labels]
 
 
 def _configure(model: nn.Module, labels: tuple[str, ...], padding: int) -> None:
@@ -81,14 +91,5 @@ def _configure(model: nn.Module, labels: tuple[str, ...], padding: int) -> None:
     config.id2label = dict(enumerate(labels))
     config.label2id = {name: index for index, name in enumerate(labels)}
     config.problem_type = "single_label_classification"
-    if config.pad_token_id is None:  # by which models that read from left to right find a text's last token
-        config.pad_token_id = padding
-
-
-def _metrics(num_labels: int) -> dict[str, Any]:
-    """Accuracy for each example, which pairs are compared by; macro F1 where torchmetrics is installed."""
-    metrics: dict[str, Any] = {"accuracy": accuracy}
-    if importlib.util.find_spec("torchmetrics") is not None:
-        f1 = importlib.import_module("torchmetrics.classification").MulticlassF1Score
-        metrics["macro_f1"] = functools.partial(f1, num_classes=num_labels, average="macro")
-    return metrics
+    # Models that read from left to right find a text's last token by it: it must be what fills these batches up.
+    config.pad_token_id = config.get_text_config().pad_token_id = padding

@@ -70,6 +70,8 @@ def test_without_a_header_two_columns_are_told_apart_by_their_values(tmp_path: P
         ("q\tanswer", (), False),
         ("q\tanswer", ("answer",), True),
         ("q\tanswer", (0, 1), False),
+        ("q\t2020", ("q",), True),
+        ("Q\t2020", ("q",), False),
     ],
 )
 def test_a_header_is_known_by_usual_names_or_those_asked_for(
@@ -137,6 +139,7 @@ REFUSED = [
     ("a.jsonl", b'{"text": "x", "label": 1}\n{"text": "y"}\n', {}, "train_file: line 2 of {} must hold a label, a wo"),
     ("a.jsonl", b'{"text": "x", "label": 1}\n{"label": 0}\n', {}, "train_file: line 2 of {} must hold text in column"),
     ("a.jsonl", b'{"text": "x", "label": 0.5}\n', {}, "train_file: line 1 of {} must hold a label, a word or a whole"),
+    ("a.jsonl", b'{"text": "x \\ud83d", "label": 1}\n', {}, "train_file: line 1 of {} must hold whole characters in"),
 ]
 
 
@@ -147,6 +150,34 @@ def test_what_cannot_be_used_is_told_with_its_line(
     with pytest.raises(TaskError) as raised:
         labelled(tmp_path, name, content, **columns)
     assert told.format(tmp_path / name) in str(raised.value)
+
+
+def test_an_error_shows_the_beginning_of_a_long_value(tmp_path: Path) -> None:
+    with pytest.raises(TaskError) as raised:
+        labelled(tmp_path, "a.jsonl", json.dumps({"text": ["word"] * 5000, "label": 1}))
+    assert len(str(raised.value)) < 200 + len(str(tmp_path))
+    write(tmp_path, "train.tsv", "".join(f"{'a' * 5000}\t{row % 2}\n" for row in range(4)))
+    config = {name: str(tmp_path / "train.tsv") for name in ("train_file", "val_file")}
+    with pytest.raises(TaskError, match="must hold two labels") as raised:
+        check_labelled_inputs({**config, "label_column": 0, "text_column": 1})
+    assert len(str(raised.value)) < 250
+
+
+@pytest.mark.parametrize("columns", [{}, {"text_column": 0, "label_column": 1}])
+def test_a_header_of_unusual_names_is_no_example(tmp_path: Path, columns: dict[str, Any]) -> None:
+    rows = "".join(f"{text} {row},{'bad' if row % 2 else 'good'}\n" for row, text in enumerate("stuvwxyz"))
+    config = {name: write(tmp_path, "a.csv", "tweet,mood\n" + rows) for name in ("train_file", "val_file")}
+    with pytest.raises(TaskError) as raised:
+        check_labelled_inputs(config | columns)
+    assert str(raised.value).startswith(
+        f"train_file: the first row of {config['train_file']} must be an example, or a header that names the columns "
+        "asked for, got 'mood' for a label, which no other row has; name them by text_column and label_column, or "
+    )
+    check_labelled_inputs(config | {"text_column": "tweet", "label_column": "mood"})
+    write(tmp_path, "a.csv", rows)
+    check_labelled_inputs(config | columns)
+    write(tmp_path, "a.csv", f"s,unique\n{rows}t,other\n")
+    check_labelled_inputs(config | columns)  # rare labels are no header
 
 
 @pytest.mark.parametrize(

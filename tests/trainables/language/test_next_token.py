@@ -24,10 +24,14 @@ def test_the_loss_is_that_of_transformers_and_the_mean_of_the_blocks() -> None:
         torch.autograd.grad(each, model.transformer.wte.weight, retain_graph=True)[0] for each in (loss, outputs.loss)
     ]
     torch.testing.assert_close(*gradients)
-    perplexity = Perplexity()
-    for part in (slice(0, 2), slice(2, 3)):
-        perplexity.update(outputs.logits[part].detach(), tokens[part])
+    perplexity, first, second = Perplexity(), Perplexity(), Perplexity()
+    for part, own in ((slice(0, 2), first), (slice(2, 3), second)):
+        for metric in (perplexity, own):
+            metric.update(outputs.logits[part].detach(), tokens[part])
     assert float(perplexity.compute()) == pytest.approx(math.exp(loss.item()), rel=1e-6)
+    merged = Perplexity()
+    merged.merge_state([first, second])
+    assert float(merged.compute()) == pytest.approx(math.exp(loss.item()), rel=1e-6)
 
 
 def test_the_logits_of_a_place_predict_the_next_one() -> None:

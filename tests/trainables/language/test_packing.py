@@ -85,11 +85,11 @@ def test_tokens_are_made_once_on_a_node(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("AMPSWEEP_CACHE", str(tmp_path / "cache"))
     words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<e>": 0, "a": 1, "b": 2, "?": 3}, unk_token="?"))
     words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<e>")
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<e>", pad_token="?")
     place = tmp_path / "a.jsonl"
-    place.write_text("\n".join(json.dumps({"text": text}) for text in ("a b", "b <e>", "c a")))
+    place.write_text("\n".join(json.dumps({"text": text}) for text in ("a b", "b <e>", "", "c a")))
     tokens, remarks = packed_tokens(str(place), "train_file", tokenizer)
-    assert tokens.tolist() == [1, 2, 0, 2, 0, 3, 1, 0]
-    assert remarks == [f"{place}: 8 tokens of 3 documents"]
+    assert tokens.tolist() == [1, 2, 0, 2, 0, 0, 3, 1, 0]  # and no padding
+    assert remarks == [f"{place}: 9 tokens of 4 documents"]
     monkeypatch.setattr(packing, "encode", None)  # a second making would fail
     assert packed_tokens(str(place), "train_file", tokenizer)[0].tolist() == tokens.tolist()

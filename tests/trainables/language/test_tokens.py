@@ -125,10 +125,12 @@ def test_what_tokens_depend_on_makes_others(text_files: Path, tokenizer: Any, ma
 def test_the_digest_is_of_what_a_tokenizer_knows_not_of_how_it_was_called(encoder_folder: Path) -> None:
     from transformers import AutoTokenizer
 
-    first, second, third = (AutoTokenizer.from_pretrained(encoder_folder) for _ in range(3))
+    first, second, third, fourth = (AutoTokenizer.from_pretrained(encoder_folder) for _ in range(4))
     second(["very good"], truncation=True, max_length=3, padding="max_length")
     third.add_tokens(["awful"])
-    assert tokenizer_digest(first) == tokenizer_digest(second) != tokenizer_digest(third)
+    fourth.truncation_side = "left"
+    assert tokenizer_digest(first) == tokenizer_digest(second)
+    assert len({tokenizer_digest(each) for each in (first, third, fourth)}) == 3
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone", "other", "torn"])

@@ -112,7 +112,7 @@ def test_a_pretrained_model_goes_on_with_its_own_tokens(pretrained: Path) -> Non
     task = build(config)
     assert (len(task.train_set), len(task.val_set)) == (45, 5)  # type: ignore[arg-type]  # 200 documents of 6 tokens, by 24
     assert task.train_set[0][0][:7].tolist() == [2, 6, 3, 4, 5, 0, 2]
-    assert list(task.remarks) == [f"{config['train_file']}: 1,200 tokens of 200 documents"]
+    assert task.remarks[0] == f"{config['train_file']}: 1,200 tokens of 200 documents"
     whole = train({**config, **LEARNING})
     adapted = train({**config, **LEARNING, "lora_rank": 1})
     assert whole.peak_memory_bytes is not None
@@ -121,6 +121,18 @@ def test_a_pretrained_model_goes_on_with_its_own_tokens(pretrained: Path) -> Non
     untrained = train({**config, **LEARNING, "learning_rate": 0.0}, steps=1).metrics["val_loss"]
     assert whole.metrics["val_loss"] < untrained
     assert adapted.metrics["val_loss"] < untrained
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU attention with dropout is fused")
+def test_attention_with_dropout_is_not_fused_on_a_cpu(pretrained: Path) -> None:
+    """Fused, PyTorch 2.13 computes part of its backward pass in FP32 under BF16 autocast."""
+    task = build({"model": str(pretrained), "train_file": str(pretrained / "documents.jsonl"), "text_column": "body"})
+    assert task.model.config._attn_implementation == "eager"  # type: ignore[union-attr]
+    assert task.remarks[-1].startswith("attention is not fused")
+    assert build(TINY).model.config._attn_implementation == "sdpa"  # type: ignore[union-attr]
+
+
+OWN_SIZES = dict.fromkeys(("num_layers", "hidden", "num_heads"))
 
 
 @pytest.mark.parametrize(
@@ -135,9 +147,10 @@ def test_a_pretrained_model_goes_on_with_its_own_tokens(pretrained: Path) -> Non
             r"^val_file: must hold at least 32 tokens, got 3; lower ",
         ),
         ({"val_blocks": 0}, r"^val_blocks: must be a whole number of at least 1, got 0; "),
-        ({"model": "MODEL"}, r"^train_file: must be given along with model, got nothing; "),
+        ({"model": "MODEL"}, r"^num_layers: must be left out where a model is given, which has its own, got 1; "),
+        ({"model": "MODEL", **OWN_SIZES}, r"^train_file: must be given along with model, got nothing; "),
         (
-            {"model": "MODEL", "train_file": "a.txt"},
+            {"model": "MODEL", "train_file": "a.txt", **OWN_SIZES},
             r"^context: must be at most 24, which the model has positions for, got 32; lower it$",
         ),
     ],
