@@ -92,7 +92,10 @@ class Loop(Budgeted):
     @property
     def remarks(self) -> tuple[str, ...]:
         """What a user should know of how the task was built."""
-        return tuple(self.task.remarks)
+        counts = [(p.numel(), p.requires_grad) for p in self.model.parameters()]
+        trained, total = sum(num for num, trains in counts if trains), sum(num for num, _ in counts)
+        part = [f"trains {trained:,} of {total:,} parameters ({trained / total:.2%})"] if trained < total else []
+        return (*self.task.remarks, *part)
 
     @property
     def is_compiled(self) -> bool:

@@ -348,3 +348,11 @@ def test_frozen_parameters_stay(tiny_task: Callable[..., Task], make_loop: Calla
     loop = make_loop(task, weight_decay=0.5)
     loop.train(3)
     assert torch.equal(loop.model[0].weight, before)
+
+
+def test_a_loop_says_how_much_of_a_model_trains_where_it_is_not_all(tiny_task, make_loop):
+    whole = tiny_task()
+    part = tiny_task(remarks=("of the task",))
+    part.model[0].requires_grad_(False)
+    assert make_loop(whole).remarks == ()
+    assert make_loop(part).remarks == ("of the task", "trains 34 of 178 parameters (19.10%)")
