@@ -22,6 +22,7 @@ from sweeps.engine.recorder import Recorder
 from sweeps.engine.resume import Past, find_run, read_past, task_digest
 from sweeps.engine.source import find_source
 from sweeps.engine.sweep import Sweep, SweepError
+from sweeps.engine.tracking import check_installed, summarize
 from sweeps.search.checks import Unfinished
 from sweeps.search.plan import PlannedTrial, check_points, plan_confirm, plan_left_out, preview
 from sweeps.search.unsearched import given_configs
@@ -59,6 +60,7 @@ def run(sweep: Sweep, console: Console | None = None) -> "Results":
     # Bad points and searchers that do not work are found out before Ray starts.
     num_trials, first = preview(sweep, ladder_order(sweep.precisions))
     check_points(sweep)
+    check_installed(sweep)
     folder = find_run(sweep) if sweep.resume else run_folder(sweep)
     # The journal first: it holds the lock without which the folder is another driver's.
     with Journal(folder) as journal, _unless_ended(journal), Progress(console or Console()) as progress:
@@ -69,7 +71,8 @@ def run(sweep: Sweep, console: Console | None = None) -> "Results":
         begun = f"goes on in {folder}, {len(past.ended)} trials done" if sweep.resume else f"results go to {folder}"
         searched_for = f"{num_trials} trials" if num_trials else "no search"
         progress.say(f"sweep   {sweep.name}: {source.name}, {searched_for}; {begun}")
-        this = _Run(sweep, source, num_trials, first, past, Recorder(journal, progress, past.steps, past.begun))
+        recorder = Recorder(journal, progress, past.steps, past.begun)
+        this = _Run(sweep, source, num_trials, first, past, recorder)
         this.declare(past.metric or sweep.metric or "val_loss", past.mode if past.metric else sweep.mode or "min")
         with connected(sweep) as resources:
             if resources.waits_for:
@@ -77,7 +80,10 @@ def run(sweep: Sweep, console: Console | None = None) -> "Results":
             this.stages(resources)
     from analysis import load  # pandas, which nothing before needs
 
-    return load(folder)
+    results = load(folder)
+    if sweep.track:
+        recorder.warn(summarize(sweep, folder, results))
+    return results
 
 
 @contextmanager
