@@ -18,7 +18,7 @@ from typing import Any
 from trainables.tracking import Tracking
 
 MOST_UNSENT = 20_000
-"""Messages that are kept for a process that does not read; more are dropped, and that is said."""
+"""Messages that are kept for a process that does not read; further reports are dropped, and that is said."""
 
 OF_ONE_RUN = ("WANDB_RUN_ID", "WANDB_NAME", "WANDB_RUN_GROUP", "WANDB_JOB_TYPE", "WANDB_RESUME", "WANDB_SERVICE")
 """Variables that would make all runs one, or have them depend on the W&B that a trial's own process has started."""
@@ -32,6 +32,9 @@ class Courier:
 
     Args:
         tracking: the trackers, and the environment that their libraries read.
+
+    ``is_lost`` says whether the process is gone, ``pid`` is its number once it has said so itself: the one that is
+    started here leaves it behind and ends.
     """
 
     def __init__(self, tracking: Tracking) -> None:
@@ -41,7 +44,9 @@ class Courier:
         self._warnings: deque[str] = deque()
         self._last_run = 0
         self._open: set[int] = set()
+        self.is_lost = False
         self._process: subprocess.Popen[bytes] | None = None
+        self.pid: int | None = None
         environment = {**os.environ, **tracking.environment, "PYTHONPATH": _own_path()}
         for name in OF_ONE_RUN:
             environment.pop(name, None)
@@ -49,7 +54,7 @@ class Courier:
             # Its own session, so that what is sent to this process's group, such as Ctrl-C, does not reach it; and
             # nothing of this process's output, or who reads that would wait for the process as well.
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "trainables.adapters.track", *tracking.trackers],
+                [sys.executable, "-m", "trainables.adapters.track"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -57,16 +62,12 @@ class Courier:
                 start_new_session=True,
             )
         except OSError as error:
-            self._warnings.append(f"{', '.join(tracking.trackers)}: no process could be started for it ({error})")
+            self._say_once(f"no process could be started for it ({error})")
+            self.is_lost = True
             return
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
             os.set_blocking(pipe.fileno(), False)
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether the process still runs."""
-        return self._process is not None and self._process.poll() is None
 
     def begin(self) -> int:
         """The number of a new run, by which messages name it."""
@@ -75,11 +76,11 @@ class Courier:
 
     def send(self, do: str, run: int, **more: Any) -> None:
         """Sends a message, now or with a later one."""
-        if self._process is None:
+        if self.is_lost:
             return
         if do == "start":
             self._open.add(run)
-        if len(self._unsent) < MOST_UNSENT:
+        if do != "report" or len(self._unsent) < MOST_UNSENT:
             self._unsent.append(json.dumps({"do": do, "run": run, **more}, default=str).encode() + b"\n")
         else:
             self._say_once("its process does not keep up, and rows are lost")
@@ -106,6 +107,7 @@ class Courier:
         """Takes in what the process has answered."""
         assert self._process is not None
         assert self._process.stdout is not None
+        self._process.poll()  # lest it stays as a zombie
         with contextlib.suppress(BlockingIOError):
             while heard := os.read(self._process.stdout.fileno(), 65536):
                 self._heard += heard
@@ -115,12 +117,14 @@ class Courier:
             answer = json.loads(line)
             if "warning" in answer:
                 self._warnings.append(answer["warning"])
+            self.pid = answer.get("pid", self.pid)
             self._open.discard(answer.get("finished"))
 
     def _lose(self) -> None:
         """Takes note that the process is gone."""
         if self._open:
             self._say_once("its process ended before its time")
+        self.is_lost = True
         self._unsent.clear()
         self._open.clear()
 
@@ -138,18 +142,23 @@ class Courier:
     def wait(self, run: int, seconds: float = PATIENCE_S) -> bool:
         """Waits until a run has been finished, and for no longer than that; whether it has."""
         deadline = time.monotonic() + seconds
-        while self._process is not None and self.is_open(run):
+        while self.is_open(run):
             left = deadline - time.monotonic()
             if left <= 0:
                 return False
+            assert self._process is not None
             assert self._process.stdin is not None
             assert self._process.stdout is not None
-            select.select([self._process.stdout], [self._process.stdin] if self._unsent else [], [], left)
+            news = select.poll()
+            news.register(self._process.stdout, select.POLLIN)
+            if self._unsent:
+                news.register(self._process.stdin, select.POLLOUT)
+            news.poll(left * 1000)
         return True
 
     def is_open(self, run: int) -> bool:
         """Whether a run has been begun and not been finished, as far as the process has told."""
-        if self._process is not None and self._open:
+        if self._open:
             self._push()
             self._hear()
         return run in self._open

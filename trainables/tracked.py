@@ -27,7 +27,7 @@ class Outbox:
     def begin(self, tracking: Tracking, run: TrackedRun) -> tuple[Courier, int]:
         """Begins a run: where its messages go, and by which number."""
         courier = self._courier
-        if courier is None or courier.tracking.environment != tracking.environment or not courier.is_alive:
+        if courier is None or courier.tracking.environment != tracking.environment or courier.is_lost:
             self._leave()
             courier = self._courier = Courier(tracking)
         number = courier.begin()

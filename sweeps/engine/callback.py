@@ -79,7 +79,7 @@ class JournalCallback(tune.Callback):
             when = f"after epoch {report['epoch']:g}" if report is not None else "before its first report"
             reason = f"stopped by {self._scheduler} {when}"
             self._ended(trial, report, "pruned", reason)
-            if trial.config["spec"]["tracking"] is not None and trial.temporary_state.ray_actor is not None:
+            if trial.config["spec"].get("tracking") is not None and trial.temporary_state.ray_actor is not None:
                 # Its worker does not know; what is sent now comes before the worker ends or takes the next trial.
                 trial.temporary_state.ray_actor.tell_end.remote("pruned", reason)
 

@@ -158,6 +158,8 @@ class Desk:
 
 def main() -> None:
     """Serves the process that started this one, and ends soon after it."""
+    if os.fork():
+        os._exit(0)  # Ray ends the children of a worker that ends; this process is nobody's child
     commands, answers = own_pipes()
     lock = threading.Lock()
 
@@ -165,6 +167,7 @@ def main() -> None:
         with lock, contextlib.suppress(OSError):  # nobody listens any more
             os.write(answers, json.dumps(what).encode() + b"\n")
 
+    answer({"pid": os.getpid()})
     desk = Desk(answer)
     with os.fdopen(commands, "rb") as lines:
         for line in lines:
