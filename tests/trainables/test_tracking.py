@@ -267,10 +267,15 @@ def test_w_and_b_s_own_process_may_die(outbox: Any, tmp_path: Path):
     within(60, lambda: read_runs(tmp_path))
     for process in service:
         process.kill()
-    reports_of(tracked, range(10, 500))
+    assert reports_of(tracked, range(10, 500)) == []
     tracked.saw(report(500, "completed"))
-    took, _ = wait_of(tracked)
+    took, wrong = wait_of(tracked)
     assert took < 5 + SLACK_S
+    assert wrong is None
+    within(30, lambda: [run.exit_code for run in read_runs(tmp_path)] == [None, 0])
+    steps = steps_of(read_runs(tmp_path))  # what the dead process had not yet written is lost, and nothing else
+    assert len(set(steps)) == len(steps)
+    assert set(range(10, 501)) <= set(steps) <= set(range(1, 501))
 
 
 def test_w_and_b_may_have_no_room(outbox: Any, tmp_path: Path):
