@@ -34,11 +34,12 @@ class Outbox:
         courier.send("start", number, trackers=tracking.trackers, tracked=asdict(run))
         return courier, number
 
-    def wait(self, courier: Courier, number: int, seconds: float) -> None:
-        """Waits for the end of a run; for none while one whose end did not come in time still has not come."""
+    def wait(self, courier: Courier, number: int, seconds: float) -> bool:
+        """Waits for the end of a run, but for none while an earlier one is late; whether it came."""
         if self._late is not None and self._late[0].is_open(self._late[1]):
-            return
+            return not courier.is_open(number)
         self._late = None if courier.wait(number, seconds) else (courier, number)
+        return self._late is None
 
     def news(self, courier: Courier) -> str | None:
         """What went wrong, each thing once in this process; ``None`` where nothing did."""
@@ -85,7 +86,7 @@ class Tracked:
             self._courier.send("report", self._number, row=report_row(report))
         if report.is_last:
             self.end(report.status, report.status_reason)
-        return _OUTBOX.news(self._courier)
+        return self.news()
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """Tells of a table."""
@@ -99,16 +100,13 @@ class Tracked:
             self._courier.send("finish", self._number, status=status, figures=figures)
         self._is_over = True
 
-    def wait(self, seconds: float = PATIENCE_S) -> str | None:
-        """Waits until the trackers have all of it, but no longer than that.
+    def wait(self, seconds: float = PATIENCE_S) -> bool:
+        """Waits until the trackers have all of it, but no longer than that; whether they have."""
+        return self._courier is None or _OUTBOX.wait(self._courier, self._number, seconds)
 
-        Returns:
-            what went wrong with the trackers since the last time.
-        """
-        if self._courier is None:
-            return None
-        _OUTBOX.wait(self._courier, self._number, seconds)
-        return _OUTBOX.news(self._courier)
+    def news(self) -> str | None:
+        """What went wrong with the trackers since the last time, be it with this run or one before."""
+        return None if self._courier is None else _OUTBOX.news(self._courier)
 
 
 def track(spec: "TrialSpec") -> Tracked:

@@ -45,9 +45,10 @@ class Recorder:
         self.progress.saw(kind, row)
 
     def warn(self, warning: str | None) -> None:
-        """Shows what went wrong beside the trials, each thing once."""
-        if warning is not None and warning not in self._warned:
-            self._warned.add(warning)
+        """Shows what went wrong beside the trials, such as ``"wandb: ..."``, once for each that it went wrong with."""
+        where = warning and warning.partition(":")[0]
+        if warning and where and where not in self._warned:
+            self._warned.add(where)
             self.progress.say(f"  {one_line(warning)}")
 
     def begins_anew(self, trial_id: str) -> None:

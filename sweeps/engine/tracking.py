@@ -87,7 +87,9 @@ def summarize(sweep: "Sweep", folder: Path, results: "Results") -> str | None:
     if len(results.verdicts):
         tracked.table("verdicts", *as_table(results.verdicts))
     tracked.end("completed")
-    return tracked.wait()
+    has_all = tracked.wait()
+    late = f"{', '.join(sweep.track)}: not done in time; goes on for a minute, and W&B's files stay in {folder}"
+    return tracked.news() or (None if has_all else late)
 
 
 def as_table(frame: "pd.DataFrame") -> tuple[list[str], list[list[Any]]]:

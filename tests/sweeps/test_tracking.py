@@ -229,5 +229,5 @@ def test_a_sweep_without_an_answer_from_w_and_b_is_whole(
     results = run(sweep)
     assert len(launched(results)) == 4
     assert results.history.groupby("trial_id").size().sum() == results.trials["epochs"].sum()
-    assert capsys.readouterr().out.count("wandb sync") == 1
+    assert capsys.readouterr().out.count("\n  wandb: ") == 1
     check_against(results, ended_runs(tmp_path / "alone", results))

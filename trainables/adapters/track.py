@@ -4,6 +4,7 @@ Every run has a thread for each of its trackers, so that one whose library hangs
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import queue
@@ -21,13 +22,21 @@ from trainables.tracking import TrackedRun, Tracker
 LINGER_S = 60.0
 """How long the process goes on once nobody sends any more."""
 
+OTHERS_S = 30.0
+"""How long a run waits for another process that is still at work on it."""
+
+LARGEST_MARK = 2**20
+"""Bytes."""
+
 Answer = Callable[[dict[str, Any]], None]
 
 
 class Mark:
     """Which reports of a run a tracker has had, so that a run that goes on elsewhere sends none of them twice.
 
-    Where the sweep's folder is no folder but a URL there is none, and a resumed run may have some reports twice.
+    One process at a time has a run's mark: where a trial goes on elsewhere, the process that it had before may still be
+    at work on what it was sent. Where the sweep's folder is no folder but a URL there is no mark, and a resumed run may
+    have some reports twice.
 
     Args:
         tracker: its name.
@@ -35,13 +44,28 @@ class Mark:
     """
 
     def __init__(self, tracker: str, run: TrackedRun) -> None:
-        self._file = None if "://" in run.folder else Path(run.folder) / "tracking" / f"{run.run_id}.{tracker}.json"
         self._config = json.loads(json.dumps(run.config, default=str))
-        self._step = -1
-        if self._file is not None:
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-                kept = json.loads(self._file.read_bytes())
+        self._step, self._file = -1, None
+        if "://" in run.folder:
+            return
+        with contextlib.suppress(OSError):
+            folder = Path(run.folder) / "tracking"
+            folder.mkdir(exist_ok=True)
+            self._file = os.open(folder / f"{run.run_id}.{tracker}.json", os.O_RDWR | os.O_CREAT, 0o644)
+            self._lock(self._file)
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                kept = json.loads(os.pread(self._file, LARGEST_MARK, 0))
                 self._step = int(kept["step"]) if kept["config"] == self._config else -1
+
+    @staticmethod
+    def _lock(file: int) -> None:
+        """Waits for another process to be done with the run, but not for ever."""
+        deadline = time.monotonic() + OTHERS_S
+        while time.monotonic() < deadline:
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            time.sleep(0.1)
 
     def is_new(self, row: dict[str, Any]) -> bool:
         """Whether a report is further than all that the tracker has had."""
@@ -51,11 +75,16 @@ class Mark:
         """Takes note that the tracker has a report."""
         self._step = row["step"]
         if self._file is not None:
+            told = json.dumps({"step": self._step, "config": self._config}).encode()
             with contextlib.suppress(OSError):  # a full disk costs rows that are sent twice, no more
-                self._file.parent.mkdir(exist_ok=True)
-                new = self._file.with_suffix(f".{os.getpid()}")
-                new.write_text(json.dumps({"step": self._step, "config": self._config}), encoding="utf-8")
-                os.replace(new, self._file)
+                os.pwrite(self._file, told, 0)
+                os.ftruncate(self._file, len(told))
+
+    def release(self) -> None:
+        """Lets another process have the run."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
 
 
 class Clerk(threading.Thread):
@@ -73,16 +102,20 @@ class Clerk(threading.Thread):
         self.messages: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self.is_done = False
         self._tracker, self._run, self._answer, self._done = tracker, run, answer, done
+        self._mark: Mark | None = None
 
     def run(self) -> None:
         """Works until the run is finished, or its tracker fails."""
         try:
+            self._mark = Mark(self._tracker, self._run)
             for message in self._begun():
-                self._hand_over(message)
+                self._hand_over(message, self._mark)
         except BaseException as error:  # SystemExit, too: libraries have been seen to raise it
             what = f"{type(error).__name__}: {one_line(str(error))[:300]}"
-            self._warn(f"{what}; {self._run.name} is not tracked there any further")
+            self._warn(f"{what}; the run is not tracked there any further, and the sweep goes on")
         finally:
+            if self._mark is not None:
+                self._mark.release()
             self.is_done = True
             self._done()
 
@@ -91,7 +124,6 @@ class Clerk(threading.Thread):
 
     def _begun(self) -> Iterator[dict[str, Any]]:
         """Begins the run, and gives the messages up to its end."""
-        self._mark = Mark(self._tracker, self._run)
         self._to: Tracker = import_module(f"trainables.adapters.track_{self._tracker}").RunTracker()
         remark = self._to.start(self._run)
         if remark is not None:
@@ -102,14 +134,14 @@ class Clerk(threading.Thread):
             if message["do"] == "finish":
                 return
 
-    def _hand_over(self, message: dict[str, Any]) -> None:
+    def _hand_over(self, message: dict[str, Any], mark: Mark) -> None:
         if message["do"] == "table":
             self._to.table(message["name"], message["columns"], message["rows"])
         elif message["do"] == "finish":
             self._to.finish(message["status"], message["figures"])
-        elif self._mark.is_new(message["row"]):
+        elif mark.is_new(message["row"]):
             self._to.report(message["row"])
-            self._mark.keep(message["row"])
+            mark.keep(message["row"])
 
 
 class Desk:
