@@ -67,7 +67,7 @@ def test_trainables_know_neither_sweeps_nor_analysis_and_frameworks_only_in_adap
     roots = {other.split(".")[0] for other in imports(name, inside_functions=True)}
     assert not roots & {"sweeps", "analysis"}
     if not name.startswith("trainables.adapters"):
-        assert not roots & {"ray", "lightning", "pytorch_lightning"}
+        assert not roots & {"ray", "lightning", "pytorch_lightning", "wandb", "mlflow", "tensorboardX"}
 
 
 def test_no_module_imports_itself_in_a_circle() -> None:
@@ -128,7 +128,13 @@ def test_trials_load_no_framework() -> None:
     names = [n for n in FILES if n.split(".")[0] == "trainables" and not n.startswith("trainables.adapters")]
     loaded = imported_by("import " + ", ".join(names))
     assert "torch" in loaded
-    assert not loaded & {"ray", "lightning", "sweeps", "analysis"}
+    assert not loaded & {"ray", "lightning", "sweeps", "analysis", "wandb", "mlflow", "tensorboardX"}
+
+
+def test_the_process_of_trackers_does_without_torch() -> None:
+    assert not imported_by("import trainables.adapters.track, trainables.adapters.track_wandb") & {"torch", "ray"}
+    both = "from trainables.adapters import track_tensorboard; import sys; assert sys.modules.pop('torch') is None"
+    assert not imported_by(both) & {"torch", "ray"}
 
 
 def test_a_trial_does_not_import_the_compiler() -> None:

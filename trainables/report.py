@@ -44,6 +44,7 @@ class TrialReport:
         init_digest, data_digest: fingerprints of initial weights and of the data order so far.
         checkpoint: path of the weights that were kept, on the last report alone.
         examples: the final value per validation example of the metric that was asked for, on the last report alone.
+        warning: what went wrong beside the trial, such as with W&B, since the report before.
     """
 
     trial_id: str
@@ -86,6 +87,7 @@ class TrialReport:
     data_digest: str | None = None
     checkpoint: str | None = None
     examples: NDArray[np.float64] | None = None
+    warning: str | None = None
 
     @property
     def is_last(self) -> bool:

@@ -13,6 +13,7 @@ from trainables.meeting import Meeting
 from trainables.routes import DEFAULT
 from trainables.stopping import Stopping
 from trainables.storage import Url, place
+from trainables.tracking import Tracking
 
 STATE_FILE = "state.pt"
 """In the folder of a trial that still runs: all that it goes on from."""
@@ -93,6 +94,7 @@ class TrialSpec:
         checkpoints: where it is saved; ``None`` saves nothing.
         to_beat: the best metric of a completed trial so far: weights that do not beat it are not kept.
         stopping: when it ends before its budget; ``None`` never ends it so.
+        tracking: where trackers such as W&B are told of it; ``None`` for none.
     """
 
     trial_id: str
@@ -111,6 +113,7 @@ class TrialSpec:
     checkpoints: Checkpoints | None = None
     to_beat: float | None = None
     stopping: Stopping | None = None
+    tracking: Tracking | None = None
 
     @property
     def num_threads(self) -> int:
@@ -138,6 +141,8 @@ class TrialSpec:
             parts["checkpoints"] = Checkpoints(**data["checkpoints"])
         if data.get("stopping") is not None:
             parts["stopping"] = Stopping(**data["stopping"])
+        if data.get("tracking") is not None:
+            parts["tracking"] = Tracking(**data["tracking"])
         return cls(**{**data, **parts})
 
 

@@ -66,6 +66,7 @@ class JournalCallback(tune.Callback):
         """A trial reported."""
         report = result["report"]
         self._last[report["trial_id"]] = report
+        self._recorder.warn(report["warning"])
         if report["metrics"]:
             self._recorder.record("report", rows.reported("search", report))
 
@@ -76,7 +77,11 @@ class JournalCallback(tune.Callback):
             self._ended(trial, report, report["status"], report["status_reason"])
         else:
             when = f"after epoch {report['epoch']:g}" if report is not None else "before its first report"
-            self._ended(trial, report, "pruned", f"stopped by {self._scheduler} {when}")
+            reason = f"stopped by {self._scheduler} {when}"
+            self._ended(trial, report, "pruned", reason)
+            if trial.config["spec"].get("tracking") is not None and trial.temporary_state.ray_actor is not None:
+                # Its worker does not know; what is sent now comes before the worker ends or takes the next trial.
+                trial.temporary_state.ray_actor.tell_end.remote("pruned", reason)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A trial's process died."""

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from analysis.schema import EXAMPLES_DIR
@@ -15,6 +16,7 @@ from sweeps.engine.endings import Endings
 from sweeps.engine.recorder import Recorder
 from sweeps.engine.remote import Streams
 from sweeps.engine.sweep import Sweep
+from sweeps.engine.tracking import tracking_of
 from sweeps.search.plan import PlannedTrial
 from trainables.loading import TaskSource
 from trainables.meeting import Meeting
@@ -67,6 +69,10 @@ class Confirmation:
             to_beat=self._endings.to_beat(trial.precision),
         )
 
+    def _job(self, trial: PlannedTrial) -> dict[str, Any]:
+        tracking = tracking_of(self._sweep, self._recorder.journal.folder, "confirm")
+        return replace(self._spec(trial), tracking=tracking).to_dict()
+
     def run_trials(self, trials: Sequence[PlannedTrial]) -> None:
         """One full run of each, as many at once as the cluster has room for."""
         import ray
@@ -77,7 +83,7 @@ class Confirmation:
         options = {"max_calls": 0, **self._resources.per_worker}
         failures: Counter[str] = Counter()
         with Streams(_run_trial, options, self._resources.num_workers) as streams:
-            waiting = {streams.start(self._spec(trial).to_dict()): trial for trial in trials}
+            waiting = {streams.start(self._job(trial)): trial for trial in trials}
             while waiting:
                 stream: Any = ray.wait(list(waiting), num_returns=1)[0][0]
                 trial = waiting[stream]
@@ -91,7 +97,7 @@ class Confirmation:
                     del waiting[stream]
                     failures[trial.trial_id] += 1
                     if died(error) and failures[trial.trial_id] <= MAX_FAILURES:
-                        waiting[streams.start(self._spec(trial).to_dict())] = trial
+                        waiting[streams.start(self._job(trial))] = trial
                     else:
                         self._failed(trial, error)
                 else:
@@ -107,6 +113,7 @@ class Confirmation:
         """Takes the next report of a running trial."""
         self._start_unless_started(trial, report)
         self._last[trial.trial_id] = report
+        self._recorder.warn(report["warning"])
         if report["metrics"]:
             self._recorder.record("report", rows.reported("confirm", report))
         if report["status"] != "running":
@@ -160,12 +167,14 @@ class Confirmation:
 
 def _run_trial(spec: dict[str, Any]) -> Iterator[dict[str, Any]]:
     from trainables.adapters.ray_team import joined_by, settle_worker
+    from trainables.tracked import tracked_while
     from trainables.trial import run_trial
 
     trial = TrialSpec.from_dict(spec)
     settle_worker(trial.num_workers)
-    with joined_by(trial.num_workers, _run_along, spec) as meeting:
+    with tracked_while(trial) as tracked, joined_by(trial.num_workers, _run_along, spec) as meeting:
         for report in run_trial(trial, meeting):
+            report.warning = tracked.saw(report)
             yield report.to_dict()
 
 

@@ -9,6 +9,7 @@ from sweeps.engine.folders import new_home
 from sweeps.engine.probe import ladder_order
 from sweeps.engine.source import find_source
 from sweeps.engine.sweep import Sweep
+from sweeps.engine.tracking import check_installed
 from sweeps.engine.unfinished import find_run
 from sweeps.search.configurations import Configuration
 from sweeps.search.plan import PlannedTrial, check_points, follows_results, plan_search, preview
@@ -46,6 +47,7 @@ def describe(sweep: Sweep) -> str:
     """
     find_source(sweep.task)
     check_points(sweep)
+    check_installed(sweep)
     if sweep.resume:
         find_run(sweep)
     else:

@@ -196,7 +196,7 @@ def _add(group: Any, flag: _Flag) -> None:
 
 
 def _with_default(flag: _Flag) -> str:
-    unset = flag.default is None or flag.kind in (bool, dict)
+    unset = flag.default in (None, ()) or flag.kind in (bool, dict)
     return (flag.help if unset else f"{flag.help} (default: {_shown(flag.default)})").replace("%", "%%")
 
 

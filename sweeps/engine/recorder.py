@@ -6,6 +6,7 @@ from typing import Any
 from analysis.schema import Kind
 from sweeps.engine.journal import Journal
 from sweeps.engine.progress import Progress
+from trainables.text import one_line
 
 
 class Recorder:
@@ -32,6 +33,7 @@ class Recorder:
         self.progress = progress
         self._steps = dict(steps or {})
         self._begun = set(begun)
+        self._warned: set[str] = set()
 
     def record(self, kind: Kind, row: Mapping[str, Any]) -> None:
         """One fact."""
@@ -41,6 +43,13 @@ class Recorder:
             row = self._first_or_again(row)
         self.journal.write(kind, row)
         self.progress.saw(kind, row)
+
+    def warn(self, warning: str | None) -> None:
+        """Shows what went wrong beside the trials, such as ``"wandb: ..."``, once for each that it went wrong with."""
+        where = warning and warning.partition(":")[0]
+        if warning and where and where not in self._warned:
+            self._warned.add(where)
+            self.progress.say(f"  {one_line(warning)}")
 
     def begins_anew(self, trial_id: str) -> None:
         """Takes all reports of a trial to come, whatever their step."""

@@ -23,6 +23,7 @@ from sweeps.engine.resume import Past, read_past, task_digest
 from sweeps.engine.shared import check_shared
 from sweeps.engine.source import find_source
 from sweeps.engine.sweep import Sweep, SweepError
+from sweeps.engine.tracking import check_installed, summarize
 from sweeps.engine.unfinished import find_run
 from sweeps.search.checks import Unfinished
 from sweeps.search.plan import PlannedTrial, check_points, plan_confirm, plan_left_out, preview
@@ -61,6 +62,7 @@ def run(sweep: Sweep, console: Console | None = None) -> "Results":
     # Bad points and searchers that do not work are found out before Ray starts.
     num_trials, first = preview(sweep, ladder_order(sweep.precisions))
     check_points(sweep)
+    check_installed(sweep)
     home = find_run(sweep) if sweep.resume else new_home(sweep)
     # The journal first: it holds the lock without which the folder is another driver's.
     with (
@@ -86,7 +88,10 @@ def run(sweep: Sweep, console: Console | None = None) -> "Results":
             this.stages(resources)
     from analysis import load  # pandas, which nothing before needs
 
-    return load(home.place)
+    results = load(home.place)
+    if sweep.track:
+        recorder.warn(summarize(sweep, home.folder, results))
+    return results
 
 
 @contextmanager

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from sweeps.engine.confirm_fields import Confirm
+from sweeps.engine.confirm_fields import Confirm, check_confirm
 from sweeps.engine.fields import BUDGET, CONFIRM, RESOURCES, TRIED, WHERE, about, documented, option, set_fields
 from sweeps.engine.resource_fields import check_resources
 from sweeps.engine.stop_fields import check_stopping
 from sweeps.engine.task_field import check_task, task_name
+from sweeps.engine.tracking import check_tracking
 from sweeps.search.checks import (
     MOST_RUNS,
     SweepError,
@@ -31,6 +32,7 @@ from trainables.ladder import BASELINES, LADDER
 from trainables.routes import DEFAULT, OPTIONS, ROUTES
 from trainables.spec import Budget
 from trainables.storage import Url, is_url
+from trainables.tracking import LIBRARIES
 
 __all__ = ["SCHEDULERS", "STAGES", "Confirm", "Sweep", "SweepError"]
 
@@ -132,16 +134,19 @@ class Sweep:
     address: str | None = option(
         None, WHERE, "a running Ray cluster; else RAY_ADDRESS, the one running here, or a new one", "ADDRESS"
     )
+    wandb_project: str | None = option(None, WHERE, "project of W&B's, in which each trial is a run", "NAME")
+    track: tuple[str, ...] = option((), WHERE, f"where else trials are runs: any of {', '.join(LIBRARIES)}", "T,T,...")
     resume: bool = option(False, WHERE, "continue the interrupted run run_name, else this sweep's newest")
     dry_run: bool = option(False, WHERE, "print what would run and what it would cost, and stop")
 
     def __post_init__(self) -> None:
         """Validates and normalizes the fields."""
         set_fields(self, _check_names(self) | _check_counts(self) | check_resources(self) | check_stopping(self))
+        set_fields(self, check_tracking(self))
         _check_switches(self)
         _check_budget(self)
         _check_search(self)
-        _check_confirm(self)
+        check_confirm(self)
 
     @property
     def baselines(self) -> tuple[str, ...]:
@@ -260,21 +265,3 @@ def _check_search(sweep: Sweep) -> None:
     check_searcher(sweep.searcher, sweep.space if searches and sweep.points is None else None)
     if not searches:
         check_unsearched(sweep)
-
-
-def _check_confirm(sweep: Sweep) -> None:
-    if sweep.confirm is None:
-        return
-    if not isinstance(sweep.confirm, Confirm):
-        refuse("confirm", "must be a Confirm or None", sweep.confirm, "for example Confirm(num_seeds=6)")
-    if sweep.stage == "confirm" and not sweep.baselines:
-        remedy = 'add fp32, or stop before with stage="search"'
-        refuse("precisions", f"confirm needs a baseline ({' or '.join(BASELINES)})", ",".join(sweep.precisions), remedy)
-    if sweep.stage == "confirm" and len(sweep.precisions) < 2:
-        remedy = 'add one such as bf16-mixed, or stop before with stage="search"'
-        refuse("precisions", "confirm compares at least two precisions", ",".join(sweep.precisions), remedy)
-    compiled = [name for name in sweep.precisions if LADDER[name].needs_compile]
-    if sweep.stage == "confirm" and compiled and not sweep.compile:
-        # Its baseline would run eagerly, and every verdict of it be INVALID in the end.
-        remedy = f'set compile, leave {" and ".join(compiled)} out, or stop before with stage="search"'
-        refuse("compile", f"must be on where confirm compares {compiled[0]}, which is compiled", sweep.compile, remedy)

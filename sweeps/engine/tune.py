@@ -16,6 +16,7 @@ from sweeps.engine.failures import MAX_FAILURES, survive_memory_kills
 from sweeps.engine.metric import stopping
 from sweeps.engine.recorder import Recorder
 from sweeps.engine.sweep import Sweep
+from sweeps.engine.tracking import tracking_of
 from sweeps.engine.workers import Workers
 from sweeps.search.asha import Asha
 from sweeps.search.schedulers import make_scheduler
@@ -51,7 +52,13 @@ def run_search(
     checkpoints = endings.checkpoints
     where = (resources.num_cpus, resources.num_gpus, resources.num_workers)
     early = stopping(sweep, checkpoints.metric, checkpoints.mode)
-    how: Any = {"compile": sweep.compile, "fsdp": sweep.fsdp, "checkpoints": checkpoints, "stopping": early}
+    how: dict[str, Any] = {
+        "compile": sweep.compile,
+        "fsdp": sweep.fsdp,
+        "checkpoints": checkpoints,
+        "stopping": early,
+        "tracking": tracking_of(sweep, recorder.journal.folder, "search"),
+    }
     template = TrialSpec("", source, {}, "", 0, sweep.budget, *where, **how)
     search.template, search.routes, search.to_beat = template.to_dict(), routes, endings.to_beat
     scheduler = make_scheduler(sweep, checkpoints.metric, checkpoints.mode, sweep.max_reports)

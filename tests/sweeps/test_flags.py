@@ -51,6 +51,8 @@ CASES: list[tuple[str, str, Any]] = [
     ("stage", "--stage search", "search"),
     ("address", "--address ray://head:10001", "ray://head:10001"),
     ("checkpoint_every_s", "--checkpoint-every-s 5", 5.0),
+    ("wandb_project", "--wandb-project mine", "mine"),
+    ("track", "--track tensorboard,wandb", ("tensorboard", "wandb")),
     ("resume", "--resume", True),
     ("dry_run", "--dry-run", True),
     ("confirm", "--confirm-top-k 2", Confirm(top_k=2, num_seeds=8)),
@@ -66,7 +68,8 @@ def test_a_flag_sets_its_field_and_no_other(field: str, flags: str, expected: ob
     parsed = parse(SCRIPT, flags.split())
     assert getattr(parsed, field) == expected
     budget = {"max_epochs", "max_steps", "report_every_steps"}
-    touched = budget if field in budget else {"patience", "min_delta"} if field == "min_delta" else {field}
+    together = {"min_delta": {"patience", "min_delta"}, "wandb_project": {"wandb_project", "track"}}
+    touched = budget if field in budget else together.get(field, {field})
     for other in dataclasses.fields(Sweep):
         if other.name not in touched:
             assert getattr(parsed, other.name) == getattr(SCRIPT, other.name)

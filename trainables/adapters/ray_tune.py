@@ -12,6 +12,7 @@ from trainables.spec import STATE_FILE, TrialSpec
 
 if TYPE_CHECKING:
     from trainables.report import TrialReport
+    from trainables.tracked import Tracked
     from trainables.trial import Trial
 
 
@@ -27,6 +28,7 @@ class TuneTrial(tune.Trainable):
 
     _crew: Crew | None = None
     _trial: "Trial"
+    _tracked: "Tracked | None" = None
     _reports: "Iterator[TrialReport]" = iter(())
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -35,6 +37,7 @@ class TuneTrial(tune.Trainable):
         Args:
             config: ``{"spec": ...}`` with the fields of :class:`trainables.spec.TrialSpec`, or nothing.
         """
+        from trainables.tracked import track
         from trainables.trial import Trial
 
         crew = self._others
@@ -44,6 +47,7 @@ class TuneTrial(tune.Trainable):
             with crew.also("begin", config["spec"], meeting):
                 self._trial = Trial(TrialSpec.from_dict(config["spec"]), meeting)
             self._reports = self._trial.reports()
+            self._tracked = track(TrialSpec.from_dict(config["spec"]))
 
     @property
     def _others(self) -> Crew:
@@ -81,15 +85,26 @@ class TuneTrial(tune.Trainable):
         """Trains until the next report."""
         with self._others.also("step"):
             report = next(self._reports)
+        if self._tracked is not None:
+            report.warning = self._tracked.saw(report)
         if report.is_last and report.status != "completed":
             refuse_poisoned_gpu(report.status_reason or report.status)
         return {**report.metrics, "report": report.to_dict(), "done": report.is_last}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Leaves the trial and takes the next one, in the same process."""
-        self.cleanup()
+        self._leave()
         self.setup(new_config)
         return True
+
+    def tell_end(self, status: str, reason: str | None) -> None:
+        """Tells trackers how the trial ended where it did not end by itself.
+
+        Args:
+            status, reason: as in the results.
+        """
+        if self._tracked is not None:
+            self._tracked.end(status, reason)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Saves the trial where Tune wants to pause or copy it."""
@@ -105,7 +120,14 @@ class TuneTrial(tune.Trainable):
         self._trial.take_up(read(Path(checkpoint) / STATE_FILE))
 
     def cleanup(self) -> None:
+        """Ends the last trial where it stands; trackers get a while for what they have still to do."""
+        self._leave()
+        if self._tracked is not None:
+            self._tracked.wait()
+
+    def _leave(self) -> None:
         """Ends the trial where it stands and restores the global state that it found."""
+        self.tell_end("running", None)  # unless it has ended: paused, it goes on later
         if isinstance(self._reports, Generator):
             with self._others.also("end"):
                 self._reports.close()

@@ -1,0 +1,222 @@
+"""The process in which trackers run: ``python -m trainables.adapters.track``; :mod:`trainables.courier` starts it.
+
+Every run has a thread for each of its trackers, so that one whose library hangs keeps no other waiting.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from trainables.text import one_line
+from trainables.tracked import LOST
+from trainables.tracking import TrackedRun, Tracker
+
+LINGER_S = 60.0
+"""How long the process goes on once nobody sends any more."""
+
+OTHERS_S = 30.0
+"""How long a run waits for another process that is still at work on it."""
+
+LARGEST_MARK = 2**20
+"""Bytes."""
+
+Answer = Callable[[dict[str, Any]], None]
+
+
+class Mark:
+    """Which reports of a run a tracker has had, so that a run that goes on elsewhere sends none of them twice.
+
+    One process at a time has a run's mark: where a trial goes on elsewhere, the process that it had before may still be
+    at work on what it was sent. Where the sweep's folder is no folder but a URL there is no mark, and a resumed run may
+    have some reports twice.
+
+    Args:
+        tracker: its name.
+        run: the run; with other hyperparameters, as after a copy from another trial, all its reports are new.
+    """
+
+    def __init__(self, tracker: str, run: TrackedRun) -> None:
+        self._config = json.loads(json.dumps(run.config, default=str))
+        self._step, self._file = -1, None
+        if "://" in run.folder:
+            return
+        with contextlib.suppress(OSError):
+            folder = Path(run.folder) / "tracking"
+            folder.mkdir(exist_ok=True)
+            self._file = os.open(folder / f"{run.run_id}.{tracker}.json", os.O_RDWR | os.O_CREAT, 0o644)
+            self._lock(self._file)
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                kept = json.loads(os.pread(self._file, LARGEST_MARK, 0))
+                self._step = int(kept["step"]) if kept["config"] == self._config else -1
+
+    @staticmethod
+    def _lock(file: int) -> None:
+        """Waits for another process to be done with the run, but not for ever."""
+        deadline = time.monotonic() + OTHERS_S
+        while time.monotonic() < deadline:
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            time.sleep(0.1)
+
+    def is_new(self, row: dict[str, Any]) -> bool:
+        """Whether a report is further than all that the tracker has had."""
+        return bool(row["step"] > self._step)
+
+    def keep(self, row: dict[str, Any]) -> None:
+        """Takes note that the tracker has a report."""
+        self._step = row["step"]
+        if self._file is not None:
+            told = json.dumps({"step": self._step, "config": self._config}).encode()
+            with contextlib.suppress(OSError):  # a full disk costs rows that are sent twice, no more
+                os.pwrite(self._file, told, 0)
+                os.ftruncate(self._file, len(told))
+
+    def release(self) -> None:
+        """Lets another process have the run."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+class Clerk(threading.Thread):
+    """Hands one run's messages to one tracker, in their order.
+
+    Args:
+        tracker: its name.
+        run: the run.
+        answer: takes what is to be said to the trial's process.
+        done: is called when it has nothing more to do.
+    """
+
+    def __init__(self, tracker: str, run: TrackedRun, answer: Answer, done: Callable[[], None]) -> None:
+        super().__init__(name=f"{tracker} {run.name}", daemon=True)
+        self.messages: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self.is_done = False
+        self._tracker, self._run, self._answer, self._done = tracker, run, answer, done
+        self._mark: Mark | None = None
+
+    def run(self) -> None:
+        """Works until the run is finished, or its tracker fails."""
+        try:
+            self._mark = Mark(self._tracker, self._run)
+            for message in self._begun():
+                self._hand_over(message, self._mark)
+        except BaseException as error:  # SystemExit, too: libraries have been seen to raise it
+            what = f"{type(error).__name__}: {one_line(str(error))[:300]}"
+            self._warn(f"{what}; the run is not tracked there any further, and the sweep goes on")
+        finally:
+            if self._mark is not None:
+                self._mark.release()
+            self.is_done = True
+            self._done()
+
+    def _warn(self, what: str) -> None:
+        self._answer({"warning": f"{self._tracker}: {what}"})
+
+    def _begun(self) -> Iterator[dict[str, Any]]:
+        """Begins the run, and gives the messages up to its end."""
+        self._to: Tracker = import_module(f"trainables.adapters.track_{self._tracker}").RunTracker()
+        remark = self._to.start(self._run)
+        if remark is not None:
+            self._warn(remark)
+        while True:
+            message = self.messages.get()
+            yield message
+            if message["do"] == "finish":
+                return
+
+    def _hand_over(self, message: dict[str, Any], mark: Mark) -> None:
+        if message["do"] == "table":
+            self._to.table(message["name"], message["columns"], message["rows"])
+        elif message["do"] == "finish":
+            self._to.finish(message["status"], message["figures"])
+        elif mark.is_new(message["row"]):
+            self._to.report(message["row"])
+            mark.keep(message["row"])
+
+
+class Desk:
+    """Takes messages and gives them to the clerks of the runs.
+
+    Args:
+        answer: takes what is to be said to the trial's process.
+    """
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+        self._clerks: dict[int, list[Clerk]] = {}
+        self._lock = threading.Lock()
+
+    def take(self, message: dict[str, Any]) -> None:
+        """Takes one message."""
+        number = message["run"]
+        if message["do"] == "start":
+            run = TrackedRun(**message["tracked"])
+            clerks = [Clerk(name, run, self._answer, lambda: self._tell(number)) for name in message["trackers"]]
+            self._clerks[number] = clerks
+            for clerk in clerks:
+                clerk.start()
+        for clerk in self._clerks.get(number, ()):
+            if message["do"] != "start" and not clerk.is_done:
+                clerk.messages.put(message)
+
+    def _tell(self, number: int) -> None:
+        """Says that a run is finished, once that is so with all of its trackers."""
+        with self._lock:
+            clerks = self._clerks.get(number)
+            if clerks is not None and all(clerk.is_done for clerk in clerks):
+                del self._clerks[number]
+                self._answer({"finished": number})
+
+    def close(self, seconds: float) -> None:
+        """Ends the runs whose end nobody will tell, and waits for all, but no longer than that."""
+        deadline = time.monotonic() + seconds
+        status, reason = LOST
+        figures = {"status": status, "status_reason": reason}
+        for number in list(self._clerks):
+            self.take({"do": "finish", "run": number, "status": status, "figures": figures})
+        while self._clerks and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+
+def main() -> None:
+    """Serves the process that started this one, and ends soon after it."""
+    if os.fork():
+        os._exit(0)  # Ray ends the children of a worker that ends; this process is nobody's child
+    commands, answers = own_pipes()
+    lock = threading.Lock()
+
+    def answer(what: dict[str, Any]) -> None:
+        with lock, contextlib.suppress(OSError):  # nobody listens any more
+            os.write(answers, json.dumps(what).encode() + b"\n")
+
+    answer({"pid": os.getpid()})
+    desk = Desk(answer)
+    with os.fdopen(commands, "rb") as lines:
+        for line in lines:
+            with contextlib.suppress(ValueError):  # a last line that was torn
+                desk.take(json.loads(line))
+    desk.close(LINGER_S)
+    os._exit(0)  # not through the libraries' own handlers, which wait until all is uploaded
+
+
+def own_pipes() -> tuple[int, int]:
+    """The pipes that this process was given, in place of which libraries and their processes get none."""
+    commands, answers = os.dup(0), os.dup(1)
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for standard in (0, 1):
+        os.dup2(nothing, standard)
+    return commands, answers
+
+
+if __name__ == "__main__":
+    main()

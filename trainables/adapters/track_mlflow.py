@@ -1,0 +1,94 @@
+"""A run on its way to MLflow."""
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from trainables.tracking import TrackedRun
+
+GOOD = ("completed", "pruned")
+"""Ends that are no failure of a run."""
+
+OWN_ID = "ampsweep.run_id"
+"""The tag by which a run is found again."""
+
+LONGEST = 500
+"""Letters of a parameter's value that every server takes."""
+
+
+class RunTracker:
+    """One run of MLflow; see :class:`trainables.tracking.Tracker`.
+
+    It goes to ``MLFLOW_TRACKING_URI``, or else into a database below the sweep's folder.
+    """
+
+    _client: Any
+    _id: str
+    _step = 0
+
+    def start(self, run: TrackedRun) -> None:
+        """Begins a run, or goes on with the one that has its tag."""
+        self._client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or _own_store(run.folder))
+        experiment = self._experiment(run.project)
+        found = self._client.search_runs([experiment], f"tags.`{OWN_ID}` = '{run.run_id}'", max_results=1)
+        if found:
+            self._id = found[0].info.run_id
+            self._client.update_run(self._id, status="RUNNING")
+        else:
+            tags = {OWN_ID: run.run_id, "sweep": run.group, "stage": run.stage}
+            self._id = self._client.create_run(experiment, tags=tags, run_name=run.name).info.run_id
+        self._take(run.config)
+
+    def _experiment(self, name: str) -> str:
+        """The experiment's id; another process may make it at the same moment."""
+        for _ in range(3):
+            known = self._client.get_experiment_by_name(name)
+            if known is not None:
+                return str(known.experiment_id)
+            try:
+                return str(self._client.create_experiment(name))
+            except MlflowException as error:
+                problem = error
+        raise problem
+
+    def _take(self, config: Mapping[str, Any]) -> None:
+        """Hyperparameters become parameters; those that changed since, which MLflow refuses, become tags."""
+        values = {name.replace("[", "_").replace("]", "_"): str(value)[:LONGEST] for name, value in config.items()}
+        known = self._client.get_run(self._id).data.params
+        new = [Param(name, value) for name, value in values.items() if name not in known]
+        changed = [RunTag(f"now.{name}", value) for name, value in values.items() if known.get(name, value) != value]
+        self._client.log_batch(self._id, params=new, tags=changed)
+
+    def report(self, row: Mapping[str, Any]) -> None:
+        """Logs a report's numbers, each as a metric over steps, and its texts as tags."""
+        self._step, now = row["step"], int(time.time() * 1000)
+        numbers = {name: value for name, value in row.items() if not isinstance(value, str)}
+        metrics = [Metric(name, float(value), now, self._step) for name, value in numbers.items()]
+        tags = [RunTag(name, value) for name, value in row.items() if isinstance(value, str)]
+        self._client.log_batch(self._id, metrics=metrics, tags=tags)
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Keeps a table as a file of JSON, which MLflow shows as one."""
+        self._client.log_dict(self._id, {"columns": list(columns), "data": [list(row) for row in rows]}, f"{name}.json")
+
+    def finish(self, status: str, figures: Mapping[str, Any]) -> None:
+        """Puts the figures into metrics and tags, and ends the run."""
+        now = int(time.time() * 1000)
+        numbers = {name: value for name, value in figures.items() if isinstance(value, int | float)}
+        metrics = [Metric(name, float(value), now, self._step) for name, value in numbers.items()]
+        tags = [RunTag(name, str(value)) for name, value in figures.items() if name not in numbers]
+        self._client.log_batch(self._id, metrics=metrics, tags=tags)
+        ended = {"running": "SCHEDULED", **dict.fromkeys(GOOD, "FINISHED")}
+        self._client.set_terminated(self._id, ended.get(status, "FAILED"))
+
+
+def _own_store(folder: str) -> str:
+    if "://" in folder:
+        raise ValueError(f"there is no server for a sweep in {folder}; set MLFLOW_TRACKING_URI")
+    return (Path(folder) / "mlruns").as_uri()
