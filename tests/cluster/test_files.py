@@ -132,7 +132,7 @@ def test_ray_reads_what_its_autoscaler_is_to_do_on_kubernetes():
     from ray.autoscaler._private.util import validate_config
 
     cluster = kuberay()[0]["spec"]["rayClusterSpec"]
-    config = _derive_autoscaling_config_from_ray_cr({"metadata": {"namespace": "n"}, "spec": cluster})
+    config = _derive_autoscaling_config_from_ray_cr({"metadata": {"name": "a", "namespace": "n"}, "spec": cluster})
     validate_config(config)
     kinds = config["available_node_types"]
     assert kinds["headgroup"]["resources"]["CPU"] == 0
