@@ -43,6 +43,11 @@ def history(folder: Path) -> pd.DataFrame:
         return pd.DataFrame({"trial_id": [], "epoch": []})
 
 
+def figures(reports: pd.DataFrame) -> set[tuple]:
+    """What tells reports apart, and what they said."""
+    return set(zip(reports["trial_id"], reports["step"], reports["train_loss"], reports["val_loss"], strict=True))
+
+
 def ended_on(folder: Path, node: str) -> pd.DataFrame:
     """The trials that have ended on a node."""
     trials = load(folder).trials
@@ -99,7 +104,7 @@ def lose_and_return(launched: Launched, folder: Path) -> None:
     lan.power_off(name)
     off = pd.Timestamp.now(tz="UTC")
     wait_for(lambda: len(history(folder)) > len(before) + 4, 30, "reports of the other worker")
-    assert set(before.itertuples(index=False)) <= set(history(folder).itertuples(index=False))
+    assert figures(before) <= figures(history(folder))
     lan.power_on(name, WORKERS[name])
     wait_for(lambda: (pd.to_datetime(ended_on(folder, name)["started_at"], utc=True) > off).any(), 120, f"{name} again")
 
