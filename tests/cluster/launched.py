@@ -19,6 +19,9 @@ DASHBOARD = "http://127.0.0.1:8265"
 RESOURCES = """export RAY_OVERRIDE_RESOURCES='{"CPU": 2, "GPU": 8}'\n"""
 """What the workers say they have, since none of the GPUs is real; ``clusters/local.yaml`` leaves that to Ray."""
 
+IMPATIENT = "export AUTOSCALER_HEARTBEAT_TIMEOUT_S=5\n"
+"""The head starts Ray anew on a worker that it has not heard of for so long (Ray: 30 s)."""
+
 
 def readme_commands() -> list[str]:
     """The commands of the README's section on clusters, in their order."""
@@ -43,6 +46,7 @@ class Launched:
             (lan.home(name) / "ampsweep-venv").symlink_to(sys.prefix)
         for name in WORKERS:
             (lan.home(name) / ".bashrc").write_text(RESOURCES)
+        (lan.home(HEAD[0]) / ".bashrc").write_text(IMPATIENT)
         shutil.copy(lan.folder / "key", lan.home(LAPTOP[0]) / ".ssh" / "ampsweep")
         for name, number in (LAPTOP, HEAD, *WORKERS.items()):
             lan.power_on(name, number)

@@ -5,10 +5,10 @@ from sweeps import Sweep, loguniform, main
 sweep = Sweep(
     name="waiting",
     task="tests/cluster/waiting.py:build",
-    space={"learning_rate": loguniform(1e-3, 1e-1)},
+    space={"learning_rate": loguniform(1e-3, 1e-1), "batch_size": 16},
     precisions=("fp32",),
     num_trials=24,
-    max_epochs=16,
+    max_epochs=20,
     scheduler="fifo",
     stage="search",
     gpus_per_trial=0,

@@ -1,5 +1,6 @@
 """The README's way to a cluster, on real machines but for their hardware: namespaces with SSH, Ray's own launcher."""
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ pytestmark = [
     pytest.mark.skipif(why_not() is not None, reason=str(why_not())),
 ]
 SWEEP = "python -m tests.cluster.sweep"
-EPOCHS = list(range(1, 17))
+EPOCHS = list(range(1, 21))
 
 
 @pytest.fixture
@@ -63,13 +64,14 @@ def test_a_sweep_from_a_laptop_survives_the_loss_of_a_machine(launched: Launched
     launched.begin(launched.command("ray dashboard"), lan.folder / "dashboard.log")
     wait_for(lambda: launched.reaches_dashboard(), 30, "the dashboard")
 
-    refuse_without_token(launched)
     log = lan.folder / "job.log"
     job = launched.begin(launched.command("ray job submit", {"python -m sweeps.digits": SWEEP}), log)
+    refuse_without_token(launched)
     lose_and_return(launched, folder)
     assert job.wait(150) == 0, log.read_text()
     check_rows(folder)
     text = log.read_text()
+    assert "cluster waits for the first of its 2 workers" in text  # `ray up` did not wait for them
     assert "results: " in text
     assert "Traceback" not in text
 
@@ -99,7 +101,8 @@ def lose_and_return(launched: Launched, folder: Path) -> None:
     """Switches a worker off while trials run on it, and on again; until then nothing reported goes away."""
     lan, name = launched.lan, "second"
     wait_for(lambda: len(history(folder)) > 0, 90, "the first report")
-    wait_for(lambda: len(ended_on(folder, name)) >= 2 and len(ended_on(folder, "first")) >= 2, 60, f"trials on {name}")
+    wait_for(lambda: len(ended_on(folder, name)) >= 1 and len(ended_on(folder, "first")) >= 1, 60, f"trials on {name}")
+    wait_for(lambda: any("TuneTrial.step" in line for line in lan.processes(name)), 10, f"a trial running on {name}")
     before = history(folder)
     lan.power_off(name)
     off = pd.Timestamp.now(tz="UTC")
@@ -119,4 +122,6 @@ def check_rows(folder: Path) -> None:
     for _, reports in results.history.groupby("trial_id"):
         assert sorted(reports["epoch"]) == EPOCHS
         assert reports.sort_values("epoch")["step"].is_monotonic_increasing
-    assert results.history["trial_id"].nunique() == 24
+    written = [json.loads(line) for file in (folder / "journal").iterdir() for line in file.read_text().splitlines()]
+    reports = [(row["trial_id"], row["step"]) for row in written if row["kind"] == "report"]
+    assert len(reports) == len(set(reports)) == len(results.history) == 24 * len(EPOCHS)

@@ -8,7 +8,7 @@ from torch.utils.data import TensorDataset
 
 from trainables import Task
 
-STEP_S = 0.5
+STEP_S = 0.1
 
 
 def build(config):
