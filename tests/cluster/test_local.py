@@ -102,7 +102,7 @@ def lose_and_return(launched: Launched, folder: Path) -> None:
     lan, name = launched.lan, "second"
     wait_for(lambda: len(history(folder)) > 0, 90, "the first report")
     wait_for(lambda: len(ended_on(folder, name)) >= 1 and len(ended_on(folder, "first")) >= 1, 60, f"trials on {name}")
-    wait_for(lambda: any("TuneTrial.step" in line for line in lan.processes(name)), 10, f"a trial running on {name}")
+    wait_for(lambda: any("ray::TuneTrial." in line for line in lan.processes(name)), 10, f"a trial running on {name}")
     before = history(folder)
     lan.power_off(name)
     off = pd.Timestamp.now(tz="UTC")
