@@ -4,7 +4,6 @@ The commands are those of the README, run on the laptop as they stand there but 
 """
 
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -98,10 +97,6 @@ class Launched:
         host, port = DASHBOARD.removeprefix("http://").split(":")
         program = f"import socket; socket.create_connection(({host!r}, {port}), 5)"
         return self.lan.run(LAPTOP[0], "python", "-c", program).returncode == 0
-
-    def on_head(self, command: str) -> "subprocess.CompletedProcess[str]":
-        """Runs a command on the head by ``ray exec``."""
-        return self.type(f"ray exec {self._file} {shlex.quote(command)}")
 
     def down(self) -> "subprocess.CompletedProcess[str]":
         """Takes the cluster down as the README says."""

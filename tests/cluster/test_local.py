@@ -92,6 +92,7 @@ def refuse_without_token(launched: Launched) -> None:
         launched.type(f"HOME=/tmp {job}"),
     ):
         assert refused.returncode != 0, refused.stdout
+        assert "token" in (refused.stdout + refused.stderr).lower(), refused.stderr
     assert not mark.exists()
     from_afar = lan.run(LAPTOP[0], "python", "-c", "import socket; socket.create_connection(('10.99.0.10', 8265), 5)")
     assert "Connection refused" in from_afar.stderr
