@@ -35,6 +35,7 @@ bench: $(READY)  ## side-by-side measurements; benchmarks/README.md keeps the la
 	$(BIN)/python -m benchmarks.load
 	$(BIN)/python -m benchmarks.overhead
 	$(BIN)/python -m benchmarks.simulation
+	$(BIN)/python -m benchmarks.cluster_start
 	if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; \
 	  then $(BIN)/python -m benchmarks.gpu; else echo "benchmarks.gpu is left out: PyTorch sees no GPU here"; fi
 

@@ -1,8 +1,10 @@
 """Which nodes the cluster's autoscaler may start: Ray itself waits for ever for one that it cannot."""
 
 import os
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+Answer = TypeVar("Answer")
 
 Node = Mapping[str, float]
 """A node's resources by Ray's names: ``CPU``, ``GPU``."""
@@ -19,24 +21,42 @@ def startable_nodes() -> list[Node] | None:
         autoscalers of ``ray up`` do not, so that the file that theirs was started with is read, on the head node. The
         one of KubeRay runs in a container of its own, out of sight.
     """
-    import ray
     from ray._private.state import state
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     reported = state.get_cluster_config()
     if reported is not None:
         return [dict(group.resources) for group in reported.node_group_configs if group.max_count != 0]
+    return ask_head(_of_monitor)
+
+
+def ask_head(question: Callable[[], Answer]) -> Answer | None:
+    """What a function gives on the head node, where the autoscaler of ``ray up`` runs; ``None`` without a head."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
     heads = [node["NodeID"] for node in ray.nodes() if node["Alive"] and HEAD in node["Resources"]]
     if not heads or heads[0] == ray.get_runtime_context().get_node_id():
-        return _of_monitor() if heads else None
+        return question() if heads else None
     remote: Any = ray.remote  # its overloads do not describe options
     there = remote(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(heads[0], soft=False))
-    found: list[Node] | None = ray.get(there(_of_monitor).remote())
+    found: Answer | None = ray.get(there(question).remote())
     return found
 
 
 def _of_monitor() -> list[Node] | None:
-    """What the autoscaler's process on this machine was started with; the autoscaler is part of Ray's monitor."""
+    """The nodes that the autoscaler on this machine may start."""
+    config = config_of_monitor()
+    if config is None:
+        return None
+    return node_types(config) if config else []
+
+
+def config_of_monitor() -> dict[str, Any] | None:
+    """What the autoscaler's process on this machine was started with; it is part of Ray's monitor.
+
+    Returns:
+        nothing in it where the monitor has no autoscaler; ``None`` where there is none, or it cannot be read.
+    """
     import ray
 
     of_this_cluster = f"--gcs-address={ray.get_runtime_context().gcs_address}"
@@ -49,10 +69,11 @@ def _of_monitor() -> list[Node] | None:
             continue
         options = dict(word.split("=", 1) for word in words if word.startswith("--") and "=" in word)
         if "--autoscaling-config" not in options:
-            return []
+            return {}
         try:
             with open(os.path.expanduser(options["--autoscaling-config"]), encoding="utf-8") as file:
-                return node_types(yaml.safe_load(file))
+                config: dict[str, Any] = yaml.safe_load(file)
+                return config
         except (OSError, ValueError, yaml.YAMLError):
             return None
     return None

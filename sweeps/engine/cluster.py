@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sweeps.engine.autoscaler import Node, startable_nodes
+from sweeps.engine.own_machines import await_first_worker
 from sweeps.engine.sweep import Sweep
 from sweeps.search.checks import refuse
 
@@ -63,7 +64,10 @@ def connected(sweep: Sweep) -> Iterator[Resources]:
     """
     import ray
 
+    is_there = find_address(sweep.address)[1] is not None
     with ray_session(sweep.address):
+        if is_there:
+            await_first_worker()
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         yield _resources(sweep, nodes, functools.cache(startable_nodes))
 

@@ -1,0 +1,263 @@
+"""The files that start clusters: valid by Ray's and AWS' own schemas, and safe; and the checks see what is planted."""
+
+import copy
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from cluster_lint import ROOT, faults, faults_of_text
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+UP = ("cluster.yaml", "clusters/local.yaml", "clusters/gcp.yaml")
+LOCK = ROOT / "clusters" / "requirements.lock"
+INSTALLS = ("clusters/setup.sh", "clusters/Dockerfile")
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text()
+
+
+def validate(config: dict) -> dict:
+    """Ray's own validation, as ``ray up`` does it first."""
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    prepared = prepare_config(copy.deepcopy(config))
+    validate_config(prepared)
+    return prepared
+
+
+@pytest.mark.parametrize("name", UP)
+def test_files_of_ray_up_are_valid_and_safe(name: str):
+    pytest.importorskip("botocore")
+    config = yaml.safe_load(read(name))
+    prepared = validate(config)
+    assert list(faults(read(name), config)) == []
+    for field in ("setup_commands", "head_start_ray_commands", "worker_start_ray_commands"):
+        assert prepared[field] == config[field]  # nothing of Ray's own is added
+    assert prepared.get("head_setup_commands") in ([], config["setup_commands"])
+
+
+FAULTS = {
+    "the dashboard for all": ("--dashboard-host=127.0.0.1", "--dashboard-host=0.0.0.0", "0.0.0.0"),
+    "the dashboard by default": ("--dashboard-host=127.0.0.1", "", "not on loopback"),
+    "no token on the head": ("RAY_AUTH_MODE=token RAY_", "RAY_", "head_start_ray_commands: no token"),
+    "no token on workers": ("RAY_AUTH_MODE=token ray start --address", "ray start --address", "worker_start_ray"),
+    "token authentication off": ("RAY_AUTH_MODE=token", "RAY_AUTH_MODE=disabled", "no token"),
+    "no autoscaler": ("--autoscaling-config=~/ray_bootstrap_config.yaml", "", "no autoscaler"),
+    "3 s for SIGTERM": ("RAY_JOB_STOP_WAIT_TIME_S=30 ", "", "3 s to leave"),
+    "Ray's set-up": ("\nsetup_commands:", "\ninitialization_commands:", "setup_commands: missing"),
+    "Ray's start of workers": (
+        "worker_start_ray_commands:",
+        "worker_setup_commands:",
+        "worker_start_ray_commands: missing",
+    ),
+    "a file that is not there": ('"~/ampsweep": "."', '"~/ampsweep": "src"', "src, which does not exist"),
+    "a script that is not there": ("clusters/setup.sh", "clusters/set-up.sh", "set-up.sh does not exist"),
+    "PyTorch without CUDA": ("setup.sh]", "setup.sh, pip install torch==2.13.0+cpu]", r"\+cpu"),
+    "what is not locked": ("setup.sh]", "setup.sh, pip install wandb]", "pip install wandb.*not from the lock"),
+    "a nightly build": ("setup.sh]", "setup.sh, pip install --no-deps ray-3.0.0.dev0.whl]", "dev0: not a pinned"),
+    "a token": ("cluster_name:", "auth_token: 6f1c9e0b4d5a4f1e\ncluster_name:", "secret: a token"),
+    "a key of AWS": ("cluster_name:", "x: AKIAIOSFODNN7EXAMPLE\ncluster_name:", "secret: a key of AWS"),
+}
+CLOUD_FAULTS = {
+    "Ray's set-up of the head": ("head_setup_commands:", "worker_setup_commands:", "head_setup_commands: missing"),
+    "a head that runs trials": ("{CPU: 0}", "{CPU: 2}", "the head runs trials"),
+    "workers that are always there": ("min_workers: 0", "min_workers: 1", "come from zero"),
+    "idle nodes that are kept": ("cache_stopped_nodes: false", "cache_stopped_nodes: true", "paid for"),
+}
+AWS_FAULTS = {
+    "Ray's security group": (r"SecurityGroupIds: [sg-FILL-IN]", "EbsOptimized: true", "head.SecurityGroupIds: missing"),
+    "Ray's role": ("IamInstanceProfile: {Name: ampsweep-head}", "EbsOptimized: true", "head.IamInstanceProfile"),
+    "keys for forged requests": ("{HttpTokens: required}", "{HttpTokens: optional}", "MetadataOptions"),
+    "a misspelt parameter": ("ImageId:", "ImageID:", "head.ImageId: missing"),
+    "an unknown parameter": ("MarketType: spot", "MarketTyp: spot", "Unknown parameter.*MarketTyp"),
+    "a size that is text": ("VolumeSize: 100", "VolumeSize: 100GB", "VolumeSize.*type"),
+    "workers on demand": ("InstanceMarketOptions: {MarketType: spot}", "EbsOptimized: true", "gpu_spot: the head must"),
+}
+GCP_FAULTS = {
+    "a family of images": ("images/FILL-IN", "images/family/common-cu129", "not a pinned version"),
+    "Ray's network": ("networkInterfaces:", "labels:", "head.networkInterfaces: missing"),
+    "workers on demand": ("provisioningModel: SPOT", "provisioningModel: STANDARD", "gpu_spot: the head must"),
+    "Ray's account": ("serviceAccounts:", "labels:", "gpu_spot.serviceAccounts: missing"),
+}
+PLANTED = [
+    *((name, what, *fault) for name in UP for what, fault in FAULTS.items()),
+    *((name, what, *fault) for name in ("cluster.yaml", "clusters/gcp.yaml") for what, fault in CLOUD_FAULTS.items()),
+    *(("cluster.yaml", what, *fault) for what, fault in AWS_FAULTS.items()),
+    *(("clusters/gcp.yaml", what, *fault) for what, fault in GCP_FAULTS.items()),
+]
+
+
+@pytest.mark.parametrize(("name", "what", "old", "new", "said"), PLANTED, ids=[f"{p[0]}: {p[1]}" for p in PLANTED])
+def test_the_lint_sees_what_is_planted(name: str, what: str, old: str, new: str, said: str):
+    pytest.importorskip("botocore")
+    text = read(name)
+    assert old in text
+    planted = text.replace(old, new)
+    found = list(faults(planted, yaml.safe_load(planted)))
+    assert any(re.search(said, fault) for fault in found), found
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("cluster.yaml", "max_workers:", "most_workers:"),
+        ("cluster.yaml", "head_node_type: head", "head_node_type: chief"),
+        ("cluster.yaml", "    min_workers: 0", "    min_workers: 9"),
+        ("clusters/gcp.yaml", "resources: {CPU: 8, GPU: 1}", "resources: many"),
+        ("clusters/local.yaml", "type: local", "type: locale"),
+    ],
+)
+def test_ray_s_validation_sees_what_is_planted(name: str, old: str, new: str):
+    text = read(name)
+    assert old in text
+    with pytest.raises(Exception, match=r".+"):
+        validate(yaml.safe_load(text.replace(old, new)))
+
+
+def kuberay() -> tuple[dict, dict]:
+    job, policy = yaml.safe_load_all(read("clusters/kuberay.yaml"))
+    return job, policy
+
+
+def test_ray_reads_what_its_autoscaler_is_to_do_on_kubernetes():
+    from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
+    from ray.autoscaler._private.util import validate_config
+
+    cluster = kuberay()[0]["spec"]["rayClusterSpec"]
+    config = _derive_autoscaling_config_from_ray_cr({"metadata": {"name": "a", "namespace": "n"}, "spec": cluster})
+    validate_config(config)
+    kinds = config["available_node_types"]
+    assert kinds["headgroup"]["resources"]["CPU"] == 0
+    assert (kinds["gpu-spot"]["min_workers"], kinds["gpu-spot"]["max_workers"]) == (0, 8)
+    assert (kinds["gpu-spot"]["resources"]["CPU"], kinds["gpu-spot"]["resources"]["GPU"]) == (8, 1)
+    assert config["idle_timeout_minutes"] == 3
+
+
+def kuberay_faults(text: str) -> list[str]:
+    found = list(faults_of_text(text))
+    job, policy = yaml.safe_load_all(text)
+    cluster = job["spec"]["rayClusterSpec"]
+    if cluster.get("authOptions") != {"mode": "token"}:
+        found.append("authOptions: no token is asked for")
+    pods = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+    chosen = policy["spec"]["podSelector"]["matchLabels"].items()
+    for pod in (group["template"] for group in pods):
+        if not chosen <= pod["metadata"]["labels"].items():
+            found.append("NetworkPolicy: does not hold for all pods")
+        if not pod["spec"]["containers"][0]["image"].endswith(f":{cluster['rayVersion']}"):
+            found.append("image: is not of rayVersion")
+        if pod["spec"]["containers"][0]["securityContext"]["allowPrivilegeEscalation"]:
+            found.append("securityContext: processes may gain rights")
+    return found
+
+
+def test_the_job_of_kubernetes_is_safe_and_the_lint_sees_what_is_planted():
+    text = read("clusters/kuberay.yaml")
+    assert kuberay_faults(text) == []
+    for old, new, said in [
+        ("authOptions: {mode: token}", "authOptions: {mode: disabled}", "no token"),
+        ('num-gpus: "0"}', 'num-gpus: "0", dashboard-host: 0.0.0.0}', "0.0.0.0"),
+        ("ampsweep:2.60.0", "ampsweep:latest", "latest"),
+        ("rayVersion: 2.60.0", "rayVersion: 2.61.0", "not of rayVersion"),
+        ("metadata: {labels: {app: ampsweep}}", "metadata: {labels: {app: other}}", "NetworkPolicy"),
+        ("allowPrivilegeEscalation: false", "allowPrivilegeEscalation: true", "gain rights"),
+    ]:
+        assert old in text
+        assert any(said in fault for fault in kuberay_faults(text.replace(old, new, 1))), said
+
+
+def locked() -> dict[str, str]:
+    """The versions of the lock, by name."""
+    return dict(re.findall(r"^([a-z0-9._-]+)==([^\s;\\]+)", LOCK.read_text(), re.M))
+
+
+def test_the_lock_pins_all_that_a_node_needs_by_hash():
+    text, versions = LOCK.read_text(), locked()
+    assert list(faults_of_text(re.sub(r"--hash=sha256:[0-9a-f]{64}", "", text))) == []
+    for entry in re.split(r"\n(?=[a-z0-9])", re.sub(r"^\s*#.*\n", "", text, flags=re.M).strip()):
+        assert re.match(r"[a-z0-9._-]+(\[[a-z,]+\])?==", entry), entry[:80]
+        assert "--hash=sha256:" in entry, entry[:80]
+    project = tomllib.loads(read("pyproject.toml"))
+    extras = ("cluster", "aws", "gcp", "digits", "huggingface", "lora", "tpe", "fp8", "nvml")
+    wanted = project["project"]["dependencies"] + project["build-system"]["requires"]
+    wanted += [name for extra in extras for name in project["project"]["optional-dependencies"][extra]]
+    for requirement in map(Requirement, wanted):
+        if requirement.name != "ampsweep":
+            assert requirement.specifier.contains(versions[canonicalize_name(requirement.name)]), requirement
+    assert versions["ray"].startswith("2.60.")
+    assert any(name.startswith("nvidia-") for name in versions)  # PyTorch with CUDA
+
+
+@pytest.mark.parametrize("name", INSTALLS)
+def test_what_installs_takes_the_lock(name: str):
+    text = read(name)
+    assert list(faults_of_text(text)) == []
+    assert "requirements.lock" in text
+    if name.endswith("Dockerfile"):
+        assert re.search(rf"^FROM rayproject/ray:{re.escape(locked()['ray'])}-py312$", text, re.M)
+
+
+@pytest.mark.parametrize("name", ["clusters/setup.sh", "clusters/stop_workers.sh", "tests/cluster/machine.sh"])
+def test_scripts_parse(name: str):
+    subprocess.run(["bash", "-n", ROOT / name], check=True)
+
+
+def test_the_head_s_rights_on_aws_are_those_that_it_needs():
+    statements = json.loads(read("clusters/aws_head_policy.json"))["Statement"]
+    actions = {action for statement in statements for action in [statement["Action"]] if isinstance(action, str)}
+    actions |= {
+        action for statement in statements for action in statement["Action"] if isinstance(statement["Action"], list)
+    }
+    assert not any("*" in action for action in actions)
+    by_name = {statement["Sid"]: statement for statement in statements}
+    name = yaml.safe_load(read("cluster.yaml"))["cluster_name"]
+    assert (
+        by_name["EndAndTagThoseOfTheCluster"]["Condition"]["StringEquals"]["aws:ResourceTag/ray-cluster-name"] == name
+    )
+    worker = yaml.safe_load(read("cluster.yaml"))["available_node_types"]["gpu_spot"]["node_config"]
+    assert by_name["GiveWorkersTheirRole"]["Resource"].endswith(f"role/{worker['IamInstanceProfile']['Name']}")
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Path:
+    """A home and a project whose lock names a file that is not there."""
+    (tmp_path / ".ray").mkdir(mode=0o755)
+    (tmp_path / ".ray" / "auth_token").write_text("x")
+    (tmp_path / "project" / "clusters").mkdir(parents=True)
+    shutil.copy(ROOT / "clusters" / "setup.sh", tmp_path / "project" / "clusters")
+    (tmp_path / "project" / "clusters" / "requirements.lock").write_text("./missing.whl --hash=sha256:" + "0" * 64)
+    (tmp_path / "python").mkdir()
+    (tmp_path / "python" / "python3.12").symlink_to(Path(sys.base_prefix) / "bin" / "python3")
+    return tmp_path
+
+
+def set_up(node: Path) -> "subprocess.CompletedProcess[str]":
+    environment = {"HOME": str(node), "PATH": f"{node / 'python'}:/usr/bin:/bin"}
+    words = ["bash", str(node / "project" / "clusters" / "setup.sh")]
+    return subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_a_node_whose_set_up_failed_is_set_up_again(node: Path):
+    for _ in range(2):  # what the first left behind is not taken for a finished one
+        done = set_up(node)
+        assert (done.returncode, "missing.whl" in done.stderr) == (1, True), done.stderr
+        assert (node / "ampsweep-venv.unfinished").exists()
+        assert not (node / ".bashrc").exists()
+
+
+def test_a_virtual_environment_that_is_there_is_used_and_the_token_is_the_user_s_alone(node: Path):
+    (node / "ampsweep-venv").mkdir()
+    for _ in range(2):
+        assert set_up(node).returncode == 0
+        assert (node / ".bashrc").read_text().count("RAY_AUTH_MODE=token") == 1
+    assert list((node / "ampsweep-venv").iterdir()) == []
+    modes = [path.stat().st_mode & 0o777 for path in (node / ".ray", node / ".ray" / "auth_token")]
+    assert modes == [0o700, 0o600]
