@@ -29,7 +29,8 @@ def check_tracking(sweep: "Sweep") -> dict[str, object]:
     Raises:
         SweepError: one is out of its range.
     """
-    project, names = sweep.wandb_project, sweep.track
+    project = sweep.wandb_project
+    names: object = sweep.track
     if isinstance(names, str) or not isinstance(names, Sequence):
         refuse("track", "must be a list of trackers", names, 'for example ("wandb",)')
     for name in names:

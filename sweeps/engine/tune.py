@@ -6,6 +6,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from sweeps.engine.callback import JournalCallback
 from sweeps.engine.cluster import Resources
@@ -51,19 +52,14 @@ def run_search(
     checkpoints = endings.checkpoints
     where = (resources.num_cpus, resources.num_gpus, resources.num_workers)
     early = stopping(sweep, checkpoints.metric, checkpoints.mode)
-    template = TrialSpec(
-        "",
-        source,
-        {},
-        "",
-        0,
-        sweep.budget,
-        *where,
-        compile=sweep.compile,
-        checkpoints=checkpoints,
-        stopping=early,
-        tracking=tracking_of(sweep, recorder.journal.folder, "search"),
-    )
+    tracking = tracking_of(sweep, recorder.journal.folder, "search")
+    shared: dict[str, Any] = {
+        "compile": sweep.compile,
+        "checkpoints": checkpoints,
+        "stopping": early,
+        "tracking": tracking,
+    }
+    template = TrialSpec("", source, {}, "", 0, sweep.budget, *where, **shared)
     search.template, search.routes, search.to_beat = template.to_dict(), routes, endings.to_beat
     scheduler = make_scheduler(sweep, checkpoints.metric, checkpoints.mode, sweep.max_reports)
     if isinstance(scheduler, Asha):
