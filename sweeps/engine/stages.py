@@ -75,9 +75,7 @@ def run(sweep: Sweep, console: Console | None = None) -> "Results":
             refuse_used(sweep.storage, home.folder.name)  # by a driver that was quicker
         past = read_past(home.folder, sweep, task.source) if sweep.resume else Past()
         source = task.kept_in(home)
-        begun = f"goes on in {home}, {len(past.ended)} trials done" if sweep.resume else f"results go to {home}"
-        searched_for = f"{num_trials} trials" if num_trials else "no search"
-        progress.say(f"sweep   {sweep.name}: {source.name}, {searched_for}; {begun}")
+        progress.say(f"sweep   {sweep.name}: {source.name}, {_begun(sweep, home, num_trials, past)}")
         recorder = Recorder(journal, progress, past.steps, past.begun)
         this = _Run(sweep, source, home, num_trials, first, past, recorder)
         this.declare(past.metric or sweep.metric or "val_loss", past.mode if past.metric else sweep.mode or "min")
@@ -92,6 +90,13 @@ def run(sweep: Sweep, console: Console | None = None) -> "Results":
     if sweep.track:
         recorder.warn(summarize(sweep, home.folder, results))
     return results
+
+
+def _begun(sweep: Sweep, home: Home, num_trials: int, past: Past) -> str:
+    """What a run sets out to do, in words."""
+    searched_for = f"{num_trials} trials" if num_trials else "no search"
+    where = f"goes on in {home}, {len(past.ended)} trials done" if sweep.resume else f"results go to {home}"
+    return f"{searched_for}; {where}"
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from sweeps.engine.callback import JournalCallback
@@ -22,7 +23,7 @@ from sweeps.search.asha import Asha
 from sweeps.search.schedulers import make_scheduler
 from sweeps.search.searchers import Search
 from trainables.loading import TaskSource
-from trainables.spec import TrialSpec
+from trainables.spec import Checkpoints, TrialSpec
 
 
 def run_search(
@@ -50,17 +51,8 @@ def run_search(
         endings: takes the trials that end, and says what they are ranked by.
     """
     checkpoints = endings.checkpoints
-    where = (resources.num_cpus, resources.num_gpus, resources.num_workers)
-    early = stopping(sweep, checkpoints.metric, checkpoints.mode)
-    how: dict[str, Any] = {
-        "compile": sweep.compile,
-        "fsdp": sweep.fsdp,
-        "checkpoints": checkpoints,
-        "stopping": early,
-        "tracking": tracking_of(sweep, recorder.journal.folder, "search"),
-    }
-    template = TrialSpec("", source, {}, "", 0, sweep.budget, *where, **how)
-    search.template, search.routes, search.to_beat = template.to_dict(), routes, endings.to_beat
+    search.template = _template(sweep, source, resources, checkpoints, recorder.journal.folder).to_dict()
+    search.routes, search.to_beat = routes, endings.to_beat
     scheduler = make_scheduler(sweep, checkpoints.metric, checkpoints.mode, sweep.max_reports)
     if isinstance(scheduler, Asha):
         scheduler.replay(past)
@@ -77,6 +69,21 @@ def run_search(
             max_failures=MAX_FAILURES,
             folder=scratch,
         )
+
+
+def _template(
+    sweep: Sweep, source: TaskSource, resources: Resources, checkpoints: Checkpoints, folder: Path
+) -> TrialSpec:
+    """What all trials of the search have in common."""
+    where = (resources.num_cpus, resources.num_gpus, resources.num_workers)
+    how: dict[str, Any] = {
+        "compile": sweep.compile,
+        "fsdp": sweep.fsdp,
+        "checkpoints": checkpoints,
+        "stopping": stopping(sweep, checkpoints.metric, checkpoints.mode),
+        "tracking": tracking_of(sweep, folder, "search"),
+    }
+    return TrialSpec("", source, {}, "", 0, sweep.budget, *where, **how)
 
 
 @contextmanager

@@ -45,6 +45,7 @@ CASES: list[tuple[str, str, Any]] = [
     ("checkpoint_every_s", "--checkpoint-every-s 5", 5.0),
     ("route", "--route channels_last", "channels_last"),
     ("compile", "--compile", True),
+    ("fsdp", "--workers-per-trial 2 --fsdp", True),
     ("storage", "--storage s3://bucket/sweeps", "s3://bucket/sweeps"),
     ("run_name", "--run-name first", "first"),
     ("seed", "--seed=1", 1),
@@ -68,7 +69,11 @@ def test_a_flag_sets_its_field_and_no_other(field: str, flags: str, expected: ob
     parsed = parse(SCRIPT, flags.split())
     assert getattr(parsed, field) == expected
     budget = {"max_epochs", "max_steps", "report_every_steps"}
-    together = {"min_delta": {"patience", "min_delta"}, "wandb_project": {"wandb_project", "track"}}
+    together = {
+        "min_delta": {"patience", "min_delta"},
+        "wandb_project": {"wandb_project", "track"},
+        "fsdp": {"fsdp", "workers_per_trial"},
+    }
     touched = budget if field in budget else together.get(field, {field})
     for other in dataclasses.fields(Sweep):
         if other.name not in touched:

@@ -136,7 +136,7 @@ def test_a_search_that_its_searcher_ended_is_unfinished(tmp_path: Path, monkeypa
     with Journal(tmp_path / "r") as journal:
         recorder = Recorder(journal, Progress(Console(quiet=True)))
         endings = Endings(recorder, Checkpoints(str(tmp_path), 0, "val_loss", "min"))
-        this = stages._Run(sweep, find_task(sweep.task), 1, None, Past(), recorder)
+        this = stages._Run(sweep, find_task(sweep.task), stages.Home(tmp_path / "r"), 1, None, Past(), recorder)
         with pytest.raises(
             Unfinished, match=r"^searcher: planted; what was measured so far is kept, --resume"
         ) as error:

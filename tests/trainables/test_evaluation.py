@@ -176,8 +176,11 @@ def test_token_accuracy_is_of_the_labels_that_the_models_own_loss_predicts(
     """Logits that are alike before training tell nothing; then it is decided when they no longer are."""
     loop = make_loop(token_task(Tokens(kind, scale)), precision, batch_size=2)
     found = Evaluator(loop)
-    loop.train(3)
-    expected = token_accuracy(loop.model, shift)
+    for _ in range(20):  # which step tells them apart depends on how a processor rounds
+        loop.train(3)
+        expected = token_accuracy(loop.model, shift)
+        if expected != token_accuracy(loop.model, 1 - shift):
+            break
     assert expected != token_accuracy(loop.model, 1 - shift)
     assert found.evaluate()[0]["val_accuracy"] == pytest.approx(expected)
 

@@ -389,7 +389,7 @@ def test_tensorboard_gets_every_report_as_points_of_curves(outbox: Any, tmp_path
     assert "| status | completed |" in texts["end"]
 
 
-def test_mlflow_gets_every_report_as_points_of_metrics(outbox: Any, tmp_path: Path):
+def test_mlflow_gets_every_report_as_points_of_metrics(outbox: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     pytest.importorskip("mlflow", reason="mlflow-skinny is not installed")
     from mlflow.tracking import MlflowClient
 
@@ -403,6 +403,7 @@ def test_mlflow_gets_every_report_as_points_of_metrics(outbox: Any, tmp_path: Pa
         courier = client._OUTBOX._courier
         within(60, lambda: not courier.is_open(1))  # noqa: B023
         assert courier.warnings() == []
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     mlflow = MlflowClient((tmp_path / "mlruns").as_uri())
     experiment = mlflow.get_experiment_by_name("project")
     (run,) = mlflow.search_runs([experiment.experiment_id])

@@ -6,6 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+# The store for files is the only one that many processes on several machines can share without a server; MLflow refuses
+# it since it will not be developed further.
+os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
@@ -25,7 +29,7 @@ LONGEST = 500
 class RunTracker:
     """One run of MLflow; see :class:`trainables.tracking.Tracker`.
 
-    It goes to ``MLFLOW_TRACKING_URI``, or else into a database below the sweep's folder.
+    It goes to ``MLFLOW_TRACKING_URI``, or else into files below the sweep's folder.
     """
 
     _client: Any

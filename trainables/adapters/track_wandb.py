@@ -5,7 +5,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import wandb
 from wandb.sdk import wandb_setup
@@ -36,22 +36,20 @@ class RunTracker:
 
     def start(self, run: TrackedRun) -> str | None:
         """Begins or resumes a run, offline where it cannot be had otherwise."""
-        self._of = run
-        remark = None
+        self._of, mode = run, _mode()
         try:
-            self._begin("offline" if RunTracker._keeps else None)
+            self._begin_in_spite_of_a_death(mode)
         except Exception as error:
-            if RunTracker._keeps or os.environ.get("WANDB_MODE", "online") in ("offline", "disabled"):
+            if mode == "offline" or os.environ.get("WANDB_MODE", "online") in ("offline", "disabled"):
                 raise
             RunTracker._keeps = True
             self._renew_service()
             self._begin("offline")
             kept = os.path.dirname(self._run.settings.sync_dir)
-            remark = f"{one_line(str(error))[:300]}; runs are kept in {kept} for `wandb sync`"
-        self._in_spite_of_a_death(self._describe)
-        return remark
+            return f"{one_line(str(error))[:300]}; runs are kept in {kept} for `wandb sync`"
+        return None
 
-    def _begin(self, mode: str | None) -> None:
+    def _begin(self, mode: Literal["offline"] | None) -> None:
         of, folder = self._of, _folder(self._of)
         if any(Path(folder).glob(f"wandb/*run-*-{of.run_id}")):
             time.sleep(1.1)  # the new part's folder is named by the second, and would be the same one
@@ -65,13 +63,19 @@ class RunTracker:
         )
         told: dict[str, Any] = {"project": of.project, "group": of.group, "job_type": of.stage, "name": of.name}
         told["mode"] = mode
+        self._service = wandb.setup()
         self._run = wandb.init(**told, id=of.run_id, dir=folder, resume="allow", settings=settings)
-        self._service = wandb_setup._singleton
-
-    def _describe(self) -> None:
-        self._run.config.update(dict(self._of.config), allow_val_change=True)
+        self._run.config.update(dict(of.config), allow_val_change=True)
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
+
+    def _begin_in_spite_of_a_death(self, mode: Literal["offline"] | None) -> None:
+        """Begins, and once more where W&B's own process dies meanwhile."""
+        try:
+            self._begin(mode)
+        except ConnectionError:
+            self._lose_service()
+            self._begin(mode)
 
     def report(self, row: Mapping[str, Any]) -> None:
         """Logs a report as one row of the run's history."""
@@ -92,22 +96,29 @@ class RunTracker:
         try:
             act()
         except ConnectionError:
-            if self._has_lost_one:
-                raise
-            self._has_lost_one = True
-            self._renew_service()
-            self._begin("offline" if RunTracker._keeps else None)
-            self._describe()
+            self._lose_service()
+            self._begin(_mode())
             act()
+
+    def _lose_service(self) -> None:
+        """To be called while the error is handled that tells of the death, which it raises again the second time."""
+        if self._has_lost_one:
+            raise
+        self._has_lost_one = True
+        self._renew_service()
 
     def _renew_service(self) -> None:
         """Has W&B start a new process of its own; the old one is dead, or calls a run in use that could not begin.
 
         There is no public way: ``wandb.teardown`` would wait for the other runs.
         """
-        if wandb_setup._singleton is getattr(self, "_service", wandb_setup._singleton):
+        if wandb_setup._singleton is self._service:  # else another run has seen to it
             os.environ.pop("WANDB_SERVICE", None)
             wandb_setup._singleton = None
+
+
+def _mode() -> Literal["offline"] | None:
+    return "offline" if RunTracker._keeps else None
 
 
 def _folder(run: TrackedRun) -> str:
