@@ -35,6 +35,7 @@ def test_make_commands_are_what_the_makefile_runs(command: str):
     recipes = {
         "make demo": "-m sweeps.digits",
         "make test": "-m pytest",
+        "make test-cluster": "-m cluster",
         "make lint": "mypy",
         "make coverage": ".ci/check_coverage.py",
         "make bench": "-m benchmarks.demo",

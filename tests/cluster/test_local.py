@@ -14,7 +14,7 @@ from analysis import load
 from analysis.schema import ResultsError
 
 pytestmark = [
-    pytest.mark.quiet,
+    pytest.mark.cluster,
     pytest.mark.timeout(290),
     pytest.mark.skipif(why_not() is not None, reason=str(why_not())),
 ]
