@@ -6,7 +6,6 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 from sweeps.engine.callback import JournalCallback
 from sweeps.engine.cluster import Resources
@@ -22,7 +21,7 @@ from sweeps.search.asha import Asha
 from sweeps.search.schedulers import make_scheduler
 from sweeps.search.searchers import Search
 from trainables.loading import TaskSource
-from trainables.spec import TrialSpec
+from trainables.spec import Checkpoints, TrialSpec
 
 
 def run_search(
@@ -50,16 +49,7 @@ def run_search(
         endings: takes the trials that end, and says what they are ranked by.
     """
     checkpoints = endings.checkpoints
-    where = (resources.num_cpus, resources.num_gpus, resources.num_workers)
-    early = stopping(sweep, checkpoints.metric, checkpoints.mode)
-    tracking = tracking_of(sweep, recorder.journal.folder, "search")
-    shared: dict[str, Any] = {
-        "compile": sweep.compile,
-        "checkpoints": checkpoints,
-        "stopping": early,
-        "tracking": tracking,
-    }
-    template = TrialSpec("", source, {}, "", 0, sweep.budget, *where, **shared)
+    template = _template(sweep, source, resources, recorder, checkpoints)
     search.template, search.routes, search.to_beat = template.to_dict(), routes, endings.to_beat
     scheduler = make_scheduler(sweep, checkpoints.metric, checkpoints.mode, sweep.max_reports)
     if isinstance(scheduler, Asha):
@@ -77,6 +67,27 @@ def run_search(
             max_failures=MAX_FAILURES,
             folder=scratch,
         )
+
+
+def _template(
+    sweep: Sweep, source: TaskSource, resources: Resources, recorder: Recorder, checkpoints: Checkpoints
+) -> TrialSpec:
+    """What all trials of the search share."""
+    return TrialSpec(
+        "",
+        source,
+        {},
+        "",
+        0,
+        sweep.budget,
+        resources.num_cpus,
+        resources.num_gpus,
+        resources.num_workers,
+        compile=sweep.compile,
+        checkpoints=checkpoints,
+        stopping=stopping(sweep, checkpoints.metric, checkpoints.mode),
+        tracking=tracking_of(sweep, recorder.journal.folder, "search"),
+    )
 
 
 @contextmanager
