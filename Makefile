@@ -17,6 +17,7 @@ test: $(READY)  ## the whole test suite: on all processors what needs no Ray, th
 	$(BIN)/python -m pytest -m quiet
 
 test-cluster: $(READY)  ## a cluster over SSH between network namespaces; needs root, sshd, rsync and iproute2
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,cluster]'
 	$(BIN)/python -m pytest -m cluster -rs
 
 coverage: $(READY)  ## the test suite again, and which lines it ran, those in Ray's workers too
