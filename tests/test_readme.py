@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -44,7 +45,10 @@ def test_make_commands_are_what_the_makefile_runs(command: str):
 
 
 @pytest.mark.ray
-def test_every_other_command_runs_in_its_order(ray_address: str, tmp_path: Path):
+def test_every_other_command_runs_in_its_order(
+    ray_address: str, tmp_path: Path, encoder_folder: Path, text_files: Path
+):
+    shutil.copytree(encoder_folder, text_files / "FOLDER")
     for source in PYTHON:
         name = re.match(r"# (\w+\.py)\n", source)
         if name:
@@ -58,7 +62,8 @@ def test_every_other_command_runs_in_its_order(ray_address: str, tmp_path: Path)
             words += shlex.split("--num-trials 4 --max-epochs 2 --confirm-num-seeds 2")
         if "--run-name" in words:  # what runs to its end: by fewer arms, which other tests run
             words += shlex.split("--precisions fp32,bf16-mixed --route default")
-        if "sweeps.amp_speedup" in words:  # tests/sweeps/test_unsearched.py runs it to its end
+        # tests/sweeps/test_unsearched.py and test_text_classification.py run these to their ends
+        if "sweeps.amp_speedup" in words or "sweeps.text_classification" in words:
             words += ["--dry-run"]
         done = subprocess.run(
             words,
