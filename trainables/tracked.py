@@ -28,7 +28,7 @@ class Outbox:
         """Begins a run: where its messages go, and by which number."""
         courier = self._courier
         if courier is None or courier.tracking.environment != tracking.environment or courier.is_lost:
-            self._leave()
+            self.leave()
             courier = self._courier = Courier(tracking)
         number = courier.begin()
         courier.send("start", number, trackers=tracking.trackers, tracked=asdict(run))
@@ -47,7 +47,8 @@ class Outbox:
         self._said.update(new)
         return "; ".join(new) or None
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
+        """Lets the trackers' process end when it is done; a further run has a new one."""
         if self._courier is not None:
             self._courier.leave()
             self._courier = None
@@ -103,6 +104,10 @@ class Tracked:
     def wait(self, seconds: float = PATIENCE_S) -> bool:
         """Waits until the trackers have all of it, but no longer than that; whether they have."""
         return self._courier is None or _OUTBOX.wait(self._courier, self._number, seconds)
+
+    def leave(self) -> None:
+        """Says that this was the last run of this process, for now."""
+        _OUTBOX.leave()
 
     def news(self) -> str | None:
         """What went wrong with the trackers since the last time, be it with this run or one before."""

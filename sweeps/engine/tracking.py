@@ -91,6 +91,7 @@ def summarize(sweep: "Sweep", folder: Path, results: "Results") -> str | None:
         tracked.table("verdicts", *as_table(results.verdicts))
     tracked.end("completed")
     has_all = tracked.wait()
+    tracked.leave()
     late = f"{', '.join(sweep.track)}: not done in time; goes on for a minute, and W&B's files stay in {folder}"
     return tracked.news() or (None if has_all else late)
 

@@ -344,7 +344,7 @@ def test_nobody_waits_for_the_trackers_process_when_this_one_ends(outbox: Any, t
     within(60, lambda: steps_of(read_runs(tmp_path)))
     processes = family(client._OUTBOX)
     assert os.getsid(processes[0].pid) != os.getsid(0)
-    client._OUTBOX._leave()  # as when the process is killed: the pipe ends
+    client._OUTBOX.leave()  # as when the process is killed: the pipe ends
     within(60, lambda: not any(map(is_at_work, processes)))
     (run,) = read_runs(tmp_path)
     assert steps_of([run]) == list(range(1, 10))

@@ -16,6 +16,9 @@ from trainables.tracking import TrackedRun
 INIT_S = 30.0
 """How long W&B may take to begin a run before the run is kept on disk instead; ``WANDB_INIT_TIMEOUT`` changes it."""
 
+DEATHS = ("MailboxClosedError", "HandleAbandonedError")
+"""What W&B raises, beside a ``ConnectionError``, where its own process dies; by name, since they are not public."""
+
 GOOD = ("completed", "pruned", "running")
 """Ends that are no failure of a run."""
 
@@ -73,8 +76,8 @@ class RunTracker:
         """Begins, and once more where W&B's own process dies meanwhile."""
         try:
             self._begin(mode)
-        except ConnectionError:
-            self._lose_service()
+        except Exception as error:
+            self._lose_service(error)
             self._begin(mode)
 
     def report(self, row: Mapping[str, Any]) -> None:
@@ -89,21 +92,22 @@ class RunTracker:
     def finish(self, status: str, figures: Mapping[str, Any]) -> None:
         """Puts the figures into the run's summary, and ends it."""
         self._in_spite_of_a_death(lambda: self._run.summary.update(dict(figures)))
-        self._run.finish(exit_code=0 if status in GOOD else 1)
+        self._in_spite_of_a_death(lambda: self._run.finish(exit_code=0 if status in GOOD else 1))
 
     def _in_spite_of_a_death(self, act: Callable[[], object]) -> None:
         """Acts, and once more, in a further part of the run, where W&B's own process turns out to be dead."""
         try:
             act()
-        except ConnectionError:
-            self._lose_service()
+        except Exception as error:
+            self._lose_service(error)
             self._begin(_mode())
             act()
 
-    def _lose_service(self) -> None:
-        """To be called while the error is handled that tells of the death, which it raises again the second time."""
-        if self._has_lost_one:
-            raise
+    def _lose_service(self, error: Exception) -> None:
+        """Takes an error that tells of the death of W&B's own process; raises any other, and the second of these."""
+        tells = isinstance(error, ConnectionError) or type(error).__name__ in DEATHS
+        if self._has_lost_one or not tells:
+            raise error
         self._has_lost_one = True
         self._renew_service()
 
