@@ -1,5 +1,6 @@
 """Nodes that an autoscaler may start: by hand, and on Ray's own autoscaler with nodes that are processes here."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -140,7 +141,8 @@ def autoscaling() -> Iterator[str]:
         yield f"127.0.0.1:{port}"
     finally:
         for process in [*head.children(recursive=True), head]:
-            process.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):  # Ray's own may end with each other
+                process.kill()
         head.wait()
         shutil.rmtree(folder, ignore_errors=True)
 
