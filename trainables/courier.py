@@ -99,7 +99,7 @@ class Courier:
                 else:
                     self._unsent.popleft()
         except BlockingIOError:
-            pass
+            pass  # the pipe is full: the rest goes with a later message
         except OSError:
             self._lose()
 

@@ -80,6 +80,13 @@ class Url:
         store, path = self.find()
         return bool(store.get_file_info(path).type == fs.FileType.File)
 
+    def is_empty(self) -> bool:
+        """Whether there is nothing in a folder, or no such folder."""
+        from pyarrow import fs
+
+        store, path = self.find()
+        return not store.get_file_info(fs.FileSelector(path, allow_not_found=True))
+
     def changed_at(self) -> float:
         """When a file was written last, in seconds since 1970."""
         store, path = self.find()

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from analysis.schema import SWEEP_FILE
 from sweeps.engine.mirror import Mirror, refuse_store
 from sweeps.engine.sweep import Sweep
 from sweeps.search.checks import refuse
@@ -54,10 +53,12 @@ class Home:
             yield
             return
         mirror = Mirror(self.folder, self.url)
-        with mirror:
-            yield
-        if mirror.is_whole:
-            shutil.rmtree(self.folder.parent, ignore_errors=True)
+        try:
+            with mirror:
+                yield
+        finally:
+            if mirror.is_whole:
+                shutil.rmtree(self.folder.parent, ignore_errors=True)
 
 
 def new_home(sweep: Sweep) -> Home:
@@ -85,7 +86,7 @@ def new_home(sweep: Sweep) -> Home:
 def _new_in_store(storage: str, name: str) -> Home:
     url = Url(storage) / name
     try:
-        is_used = (url / SWEEP_FILE).exists()
+        is_used = not url.is_empty()  # whatever is there: a run that is taken back is deleted with all in its folder
     except (OSError, ValueError) as error:
         refuse_store(Url(storage), error)
     if is_used:

@@ -1,5 +1,6 @@
 """Sweeps whose results go to an object store: S3's protocol, by a server on loopback."""
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -19,6 +20,7 @@ from sweeps import Confirm, Sweep, SweepError, choice, run
 from sweeps.engine import mirror
 from sweeps.engine.doctor.places import look_at_storage, marked, sees
 from sweeps.engine.export import write_export
+from sweeps.engine.folders import Home, new_home
 from sweeps.engine.mirror import Mirror
 from sweeps.search.checks import Unfinished
 from trainables import load_exported
@@ -104,6 +106,28 @@ def test_a_store_that_fails_in_the_end_leaves_the_results_here(tmp_path: Path, m
     (folder / "sweep.json").write_text('{"more": 1}')
     with pytest.raises(Unfinished, match=r"s3://bucket/sweeps/run can no longer be written .* lies in .*run on"):
         copying.__exit__(None, None, None)
+
+
+def test_a_folder_with_anything_in_it_is_no_new_run_s(store: str):
+    theirs = Url(store) / "theirs" / "data.bin"
+    theirs.write(io.BytesIO(b"precious"))
+    sweep = Sweep(name="s", task="trainables.tasks.digits:build", space={}, storage=store, run_name="theirs")
+    with pytest.raises(SweepError, match="run_name: must be new in s3://bucket/sweeps, got 'theirs'"):
+        new_home(sweep)
+    assert theirs.read() == b"precious"
+    assert new_home(dataclasses.replace(sweep, run_name="ours")).url == Url(store) / "ours"
+
+
+@pytest.mark.parametrize("ends", [None, KeyboardInterrupt])
+def test_the_driver_s_copy_is_gone_when_the_store_has_all(store: str, tmp_path: Path, ends: type[BaseException] | None):
+    home = Home(tmp_path / "copy" / f"run-{ends is None}", Url(store) / f"kept-{ends is None}")
+    home.folder.mkdir(parents=True)
+    with pytest.raises(ends) if ends else contextlib.nullcontext(), home.kept():
+        (home.folder / "sweep.json").write_text("{}")
+        if ends:
+            raise ends
+    assert not home.folder.exists()
+    assert (home.url / "sweep.json").read() == b"{}"
 
 
 @pytest.mark.ray
