@@ -35,8 +35,8 @@ class Mark:
     """Which reports of a run a tracker has had, so that a run that goes on elsewhere sends none of them twice.
 
     One process at a time has a run's mark: where a trial goes on elsewhere, the process that it had before may still be
-    at work on what it was sent. Where the sweep's folder is no folder but a URL there is no mark, and a resumed run may
-    have some reports twice.
+    at work on what it was sent. On a machine that does not see the folder there is no mark, and a resumed run may have
+    some reports twice.
 
     Args:
         tracker: its name.
@@ -46,11 +46,9 @@ class Mark:
     def __init__(self, tracker: str, run: TrackedRun) -> None:
         self._config = json.loads(json.dumps(run.config, default=str))
         self._step, self._file = -1, None
-        if "://" in run.folder:
-            return
         with contextlib.suppress(OSError):
             folder = Path(run.folder) / "tracking"
-            folder.mkdir(exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
             self._file = os.open(folder / f"{run.run_id}.{tracker}.json", os.O_RDWR | os.O_CREAT, 0o644)
             self._lock(self._file)
             with contextlib.suppress(ValueError, KeyError, TypeError):

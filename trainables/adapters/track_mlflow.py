@@ -38,7 +38,8 @@ class RunTracker:
 
     def start(self, run: TrackedRun) -> None:
         """Begins a run, or goes on with the one that has its tag."""
-        self._client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or _own_store(run.folder))
+        own = (Path(run.folder) / "mlruns").as_uri()
+        self._client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or own)
         experiment = self._experiment(run.project)
         found = self._client.search_runs([experiment], f"tags.`{OWN_ID}` = '{run.run_id}'", max_results=1)
         if found:
@@ -90,9 +91,3 @@ class RunTracker:
         self._client.log_batch(self._id, metrics=metrics, tags=tags)
         ended = {"running": "SCHEDULED", **dict.fromkeys(GOOD, "FINISHED")}
         self._client.set_terminated(self._id, ended.get(status, "FAILED"))
-
-
-def _own_store(folder: str) -> str:
-    if "://" in folder:
-        raise ValueError(f"there is no server for a sweep in {folder}; set MLFLOW_TRACKING_URI")
-    return (Path(folder) / "mlruns").as_uri()

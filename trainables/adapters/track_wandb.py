@@ -1,7 +1,6 @@
 """A run on its way to W&B."""
 
 import os
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -126,4 +125,4 @@ def _mode() -> Literal["offline"] | None:
 
 
 def _folder(run: TrackedRun) -> str:
-    return os.environ.get("WANDB_DIR") or (tempfile.gettempdir() if "://" in run.folder else run.folder)
+    return os.environ.get("WANDB_DIR") or run.folder
