@@ -91,7 +91,7 @@ def ampsweep(argv: Sequence[str] | None = None) -> NoReturn:
 def _exit(command: Callable[[], int], flags: Collection[str] = ()) -> NoReturn:
     """Ends the process with a command's exit code; errors name hyperparameters in ``flags`` by their flags."""
     # A spot notice, `ray job stop` and Kubernetes end a driver so; it is to leave in good order, as for Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _leave)
     try:
         sys.exit(command())
     except SweepError as error:
@@ -103,6 +103,12 @@ def _exit(command: Callable[[], int], flags: Collection[str] = ()) -> NoReturn:
         _fail(str(error), FAILED)
     except KeyboardInterrupt as error:
         _fail("; ".join(["interrupted", *map(str, error.args)]), FAILED)
+
+
+def _leave(*told: object) -> NoReturn:
+    """Takes a SIGTERM; a second one, as of a shell or a scheduler that tells all processes, cuts nothing short."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -16,6 +16,9 @@ from sweeps.engine.sweep import Sweep
 from sweeps.search.checks import refuse
 from trainables.storage import Url, is_url
 
+COPIES = "working_dir_files"
+"""Ray's folder, on a node, for its copies of the working directories of jobs."""
+
 
 @dataclass(frozen=True)
 class Home:
@@ -31,6 +34,13 @@ class Home:
 
     def __str__(self) -> str:
         return str(self.folder) if self.url is None else self.url.shown
+
+    @property
+    def caution(self) -> str:
+        """What is to be added where the results will not last; empty where they will."""
+        if self.url is not None or COPIES not in self.folder.resolve().parts:
+            return ""
+        return ", which is Ray's copy of the job's folder and goes with the cluster: --storage names another place"
 
     @property
     def place(self) -> str:

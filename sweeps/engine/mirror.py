@@ -34,12 +34,15 @@ class Mirror:
         folder: of the run, on this disk; what is in it already is in the store, too.
         url: of the run.
 
+    ``is_whole`` says whether it has ended, and the store has all that is here.
+
     Raises:
         SweepError: the store does not answer or cannot be written, or another driver is writing there.
     """
 
     def __init__(self, folder: Path, url: Url) -> None:
         self.folder, self.url = folder, url
+        self.is_whole = False
         self._owner = f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}"
         self._sent: dict[Path, tuple[int, int]] = {file: _stamp(file) for file in self._files()}
         self._lengths = {file: file.stat().st_size for file in self._segments()}
@@ -59,18 +62,15 @@ class Mirror:
         self._thread.join()
         if not (self.folder / SWEEP_FILE).exists():
             delete_folder(self.url)  # it was taken back
+            self.is_whole = True
             return
         self.copy()
         if self._error is None:
+            self.is_whole = True
             self._remove_lock()
-        elif error is None:
+        elif error is None or isinstance(error, KeyboardInterrupt):  # which would say that --resume goes on
             kept = f"all that was measured lies in {self.folder} on {socket.gethostname()}"
             raise Unfinished(f"storage: {self.url.shown} can no longer be written ({_words(self._error)}); {kept}")
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether the store has all that is here."""
-        return self._error is None
 
     def copy(self) -> None:
         """Copies what is new; what fails is tried again at the next call."""

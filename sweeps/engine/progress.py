@@ -15,8 +15,14 @@ from rich.text import Text
 
 from analysis.schema import Kind
 
-PLAIN_EVERY_S = 5.0
-"""Seconds between lines where there is no terminal to redraw."""
+
+def plain_every_s(stage_s: float) -> float:
+    """Seconds between lines where there is no terminal to redraw: a log of hours is not all progress.
+
+    Args:
+        stage_s: how long the stage has taken so far.
+    """
+    return min(max(5.0, stage_s / 50), 60.0)
 
 
 class Progress:
@@ -57,7 +63,7 @@ class Progress:
         self._tally.saw(kind, row)
         if self._live is not None:
             self._live.update(self._tally.block())
-        elif self._tally.num_done and time.monotonic() - self._shown_at >= PLAIN_EVERY_S:
+        elif time.monotonic() - self._shown_at >= plain_every_s(self._tally.since_s):
             self._say_tally()
 
     def _finish_stage(self) -> None:
@@ -95,6 +101,11 @@ class Tally:
         self._counts: Counter[str] = Counter()
         self._precisions: dict[str, str] = {}
         self._best: dict[str, float] = {}
+
+    @property
+    def since_s(self) -> float:
+        """Seconds since the stage began."""
+        return time.monotonic() - self._started
 
     @property
     def num_done(self) -> int:
@@ -144,5 +155,5 @@ class Tally:
     def _left(self) -> str:
         if not self.num_done or self.num_done >= self.total:
             return ""
-        seconds = (time.monotonic() - self._started) / self.num_done * (self.total - self.num_done)
+        seconds = self.since_s / self.num_done * (self.total - self.num_done)
         return f"about {seconds:.0f} s left" if seconds < 100 else f"about {seconds / 60:.0f} min left"

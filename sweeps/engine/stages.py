@@ -94,9 +94,10 @@ def run(sweep: Sweep, console: Console | None = None) -> "Results":
 
 def _begun(sweep: Sweep, home: Home, num_trials: int, past: Past) -> str:
     """What a run sets out to do, in words."""
-    searched_for = f"{num_trials} trials" if num_trials else "no search"
-    where = f"goes on in {home}, {len(past.ended)} trials done" if sweep.resume else f"results go to {home}"
-    return f"{searched_for}; {where}"
+    what = f"{num_trials} trials" if num_trials else "no search"
+    if sweep.resume and num_trials:
+        what += f", {len(past.ended & past.searched.keys())} of them done"
+    return f"{what}; {'goes on in' if sweep.resume else 'results go to'} {home}{home.caution}"
 
 
 @contextmanager

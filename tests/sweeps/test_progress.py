@@ -2,9 +2,10 @@
 
 import io
 
+import pytest
 from rich.console import Console
 
-from sweeps.engine.progress import Progress, Tally
+from sweeps.engine.progress import Progress, Tally, plain_every_s
 
 
 def trial(trial_id: str, status: str, precision: str = "fp32") -> dict:
@@ -61,6 +62,20 @@ def test_without_a_terminal_there_are_only_plain_lines():
     assert [line.split()[0] for line in lines] == ["search", "search", "confirm", "confirm"]
     assert lines[1] == "search  1/2 | 1 completed | about 0 s left"
     assert lines[3] == "confirm 1/1 | 1 completed"
+
+
+def test_lines_of_a_log_come_seldomer_with_the_hours():
+    assert [plain_every_s(stage_s) for stage_s in (0, 100, 500, 3000, 1e6)] == [5, 5, 10, 60, 60]
+
+
+def test_a_log_has_a_line_before_the_first_trial_s_end(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sweeps.engine.progress.plain_every_s", lambda stage_s: 0)
+    out = io.StringIO()
+    with Progress(Console(file=out)) as progress:
+        progress.stage("search", 2, "two trials")
+        progress.ranks_by("val_accuracy", "max")
+        progress.saw("trial", trial("a", "running"))
+    assert out.getvalue().splitlines()[1:] == ["search  0/2 | 1 running"]
 
 
 def test_a_terminal_is_redrawn_and_keeps_a_line_of_each_stage():
