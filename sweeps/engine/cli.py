@@ -92,6 +92,8 @@ def _exit(command: Callable[[], int], flags: Collection[str] = ()) -> NoReturn:
     """Ends the process with a command's exit code; errors name hyperparameters in ``flags`` by their flags."""
     # A spot notice, `ray job stop` and Kubernetes end a driver so; it is to leave in good order, as for Ctrl-C.
     signal.signal(signal.SIGTERM, _leave)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # where a terminal closes, as that of `ray submit`
+        signal.signal(signal.SIGHUP, _leave)
     try:
         sys.exit(command())
     except SweepError as error:
@@ -106,8 +108,9 @@ def _exit(command: Callable[[], int], flags: Collection[str] = ()) -> NoReturn:
 
 
 def _leave(*told: object) -> NoReturn:
-    """Takes a SIGTERM; a second one, as of a shell or a scheduler that tells all processes, cuts nothing short."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    """Ends what runs, once: a second signal, as of a scheduler that tells all processes, cuts nothing short."""
+    for each in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 

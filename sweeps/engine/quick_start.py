@@ -1,5 +1,6 @@
 """Starting Ray on this machine with no more processes than a sweep needs, and without waiting longer than they take."""
 
+import functools
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from typing import Any, cast
 from ray._private import services
 from ray._private.node import Node
 from ray._private.state import GlobalState
+from ray._private.utils import detect_fate_sharing_support
 
 UNNEEDED = ("start_api_server", "start_monitor", "start_log_monitor")
 """What ``ray.init`` starts where no dashboard is wanted, no node can be added and no logs are shown: a dashboard for
@@ -19,9 +21,14 @@ READY_S = 30.0
 
 @contextmanager
 def quick_start() -> Iterator[None]:
-    """Lets ``ray.init`` start a Ray for this machine alone sooner (Ray 2.60)."""
+    """Lets ``ray.init`` start a Ray for this machine alone sooner (Ray 2.60).
+
+    Its processes have sessions of their own, unless (on macOS) Ray ends them by the driver's group. A signal to that
+    group, as of a shell that ends, would else take Ray away from a driver that waits for it to leave in good order.
+    """
     node, module = cast(Any, Node), cast(Any, services)
     before, get_node = {name: getattr(node, name) for name in UNNEEDED}, module.get_node
+    popen = module.ConsolePopen
 
     def get_node_when_ready(gcs_address: str, node_id: str) -> Any:
         """Ray asks for its own node at once, and again only a second later."""
@@ -36,8 +43,9 @@ def quick_start() -> Iterator[None]:
         for name in UNNEEDED:
             setattr(node, name, lambda self, **arguments: None)
         module.get_node = get_node_when_ready
+        module.ConsolePopen = functools.partial(popen, start_new_session=detect_fate_sharing_support())
         yield
     finally:
-        module.get_node = get_node
+        module.get_node, module.ConsolePopen = get_node, popen
         for name, method in before.items():
             setattr(node, name, method)

@@ -9,16 +9,22 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 CODE = """
+import os
 import ray
 from ray._private.node import Node
 from ray._private import services
 from sweeps.engine.cluster import ray_session
 
-before = [Node.start_api_server, Node.start_monitor, Node.start_log_monitor, services.get_node]
+def patched():
+    return [Node.start_api_server, Node.start_monitor, Node.start_log_monitor, services.get_node, services.ConsolePopen]
+
+before = patched()
 with ray_session("local"):
-    print(sorted(ray._private.worker._global_node.all_processes))
+    processes = ray._private.worker._global_node.all_processes
+    print(sorted(processes))
+    print([os.getsid(info.process.pid) == info.process.pid for (info,) in processes.values()])
     print(ray.get(ray.remote(num_cpus=1)(lambda: 7).remote()))
-print(before == [Node.start_api_server, Node.start_monitor, Node.start_log_monitor, services.get_node])
+print(before == patched())
 """
 
 
@@ -26,4 +32,4 @@ print(before == [Node.start_api_server, Node.start_monitor, Node.start_log_monit
 def test_a_ray_of_its_own_has_no_processes_that_a_sweep_does_not_need(ray_address: str) -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, env=environment, check=False)
-    assert done.stdout.splitlines() == ["['gcs_server', 'raylet']", "7", "True"], done.stderr
+    assert done.stdout.splitlines() == ["['gcs_server', 'raylet']", "[True, True]", "7", "True"], done.stderr

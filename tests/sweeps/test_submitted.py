@@ -28,14 +28,22 @@ cli._exit(command)
 """
 
 
-def test_a_second_sigterm_cuts_nothing_short() -> None:
-    words = [sys.executable, "-c", TOLD_TWICE]
+@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGHUP])
+def test_a_second_signal_cuts_nothing_short(told: signal.Signals) -> None:
+    heeding = "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL)"  # tests may run under nohup
+    words = [sys.executable, "-c", heeding + TOLD_TWICE]
     driver = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert driver.stdout is not None
     assert driver.stdout.readline() == "under way\n"
-    driver.send_signal(signal.SIGTERM)
+    driver.send_signal(told)
     assert driver.communicate(timeout=60) == ("all is written\n", "error: interrupted\n")
     assert driver.returncode == 1
+
+
+def test_what_runs_under_nohup_goes_on_without_its_terminal() -> None:
+    told = "import os, signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); from sweeps.engine import cli; "
+    told += "cli._exit(lambda: os.kill(os.getpid(), signal.SIGHUP) or 7)"
+    assert subprocess.run([sys.executable, "-c", told], check=False).returncode == 7
 
 
 def test_results_in_ray_s_copy_of_the_working_directory_are_warned_of() -> None:
