@@ -2,12 +2,14 @@
 
 import gc
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(Path(__file__).parent))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -63,12 +65,28 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     del os.environ["AMPSWEEP_CACHE"]
 
 
+@pytest.fixture(autouse=True)
+def brief_timing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sweeps of tests that run beside others time briefly."""
+    if request.node.get_closest_marker("ray") and not request.node.get_closest_marker("quiet"):
+        from brief_timing import time_briefly
+
+        time_briefly(monkeypatch)
+
+
 @pytest.fixture(scope="session")
 def ray_address(own_cache: None) -> Iterator[str]:
-    """One Ray for all tests that need one, on two CPUs; commands that tests start find it by its address."""
+    """One Ray for all tests that need one, on two CPUs; commands that tests start find it by its address.
+
+    Workers that have imported PyTorch stay for the sweeps of later tests.
+    """
     import ray
 
-    context = ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    from sweeps.engine.quick_start import quick_start
+
+    settings = {"num_cpus": 2, "include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
+    with quick_start():
+        context = ray.init(**settings, _system_config={"num_workers_soft_limit": 6, "enable_worker_prestart": False})
     address = context.address_info["address"]
     os.environ["RAY_ADDRESS"] = address
     yield address

@@ -118,7 +118,7 @@ def main(stage, shift):
         space={"hidden": choice([8, 16]), "batch_size": 16},
         metrics={"half": lambda outputs, batch: (outputs.argmax(1) == batch[1]) / classes},
         mode="max", precisions=("fp32", "bf16-mixed"), num_trials=2, max_epochs=1, confirm=Confirm(num_seeds=1),
-        stage=stage, storage=sys.argv[1], run_name="cell", resume=stage == "confirm",
+        cpus_per_trial=1.5, stage=stage, storage=sys.argv[1], run_name="cell", resume=stage == "confirm",
     )
 
 print(len(main(*sys.argv[2:]).trials), "rows")

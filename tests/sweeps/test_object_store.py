@@ -130,12 +130,8 @@ def test_the_driver_s_copy_is_gone_when_the_store_has_all(store: str, tmp_path: 
     assert (home.url / "sweep.json").read() == b"{}"
 
 
-@pytest.mark.ray
-def test_a_sweep_in_a_store_is_read_while_it_runs_goes_on_and_is_exported(
-    store: str, ray_address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(mirror, "EVERY_S", 0.2)
-    sweep = Sweep(
+def stored(store: str) -> Sweep:
+    return Sweep(
         name="stored",
         task="trainables.tasks.digits:build",
         space={"learning_rate": choice([1e-3, 3e-3]), "width": 4},
@@ -145,10 +141,15 @@ def test_a_sweep_in_a_store_is_read_while_it_runs_goes_on_and_is_exported(
         route="default",
         confirm=Confirm(num_seeds=1),
         checkpoint_every_s=0,
+        cpus_per_trial=1.5,
         storage=store,
         run_name="run",
     )
-    url = below(store, "run")
+
+
+@contextlib.contextmanager
+def watched(url: str) -> Iterator[list[int]]:
+    """How many reports a reader finds at a URL, look after look."""
     lengths: list[int] = []
     ended = threading.Event()
 
@@ -162,12 +163,21 @@ def test_a_sweep_in_a_store_is_read_while_it_runs_goes_on_and_is_exported(
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    shown = io.StringIO()
     try:
-        results = run(sweep, Console(file=shown, width=200))
+        yield lengths
     finally:
         ended.set()
         watcher.join()
+
+
+@pytest.mark.ray
+def test_a_sweep_in_a_store_is_read_while_it_runs_goes_on_and_is_exported(
+    store: str, ray_address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(mirror, "EVERY_S", 0.2)
+    sweep, url, shown = stored(store), below(store, "run"), io.StringIO()
+    with watched(url) as lengths:
+        results = run(sweep, Console(file=shown, width=200))
     assert sorted(lengths) == lengths
     assert len({length for length in lengths if length}) > 2
     assert "results go to s3://bucket/sweeps/run" in shown.getvalue()
@@ -182,11 +192,7 @@ def test_a_sweep_in_a_store_is_read_while_it_runs_goes_on_and_is_exported(
     load_exported(tmp_path / "exported")
     with pytest.raises(SweepError, match="run_name: must be new in s3://bucket/sweeps, got 'run'"):
         run(sweep)
-    more = dataclasses.replace(sweep, resume=True, confirm=Confirm(num_seeds=2))
-    again = run(more)
+    again = run(dataclasses.replace(sweep, resume=True, confirm=Confirm(num_seeds=2)))
     assert len(again.trials) == len(results.trials) + 2
-    assert (
-        again.history[again.history["trial_id"].isin(results.trials["trial_id"])]
-        .reset_index(drop=True)
-        .equals(results.history)
-    )
+    known = again.history["trial_id"].isin(results.trials["trial_id"])
+    assert again.history[known].reset_index(drop=True).equals(results.history)

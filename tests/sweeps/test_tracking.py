@@ -11,14 +11,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from wandb_files import Run, read_runs
 
 from analysis import Results
 from sweeps import Confirm, Sweep, SweepError, choice, loguniform, run
 from sweeps.engine.tracking import as_table, check_installed, tracking_of
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from wandb_files import Run, read_runs
 
 HERE = Path(__file__).parent
 AMPSWEEP = str(Path(sys.executable).parent / "ampsweep")
@@ -150,6 +147,7 @@ def test_every_trial_of_a_sweep_is_a_run(ray_address: str, tmp_path: Path, offli
         max_epochs=4,
         reduction_factor=2,
         confirm=Confirm(num_seeds=1, target_speedup=100.0),
+        cpus_per_trial=1.5,
         storage=str(tmp_path),
         run_name="first",
         wandb_project="project",
@@ -194,6 +192,7 @@ def test_a_trial_that_goes_on_after_its_process_died_goes_on_with_its_run(
         max_epochs=4,
         checkpoint_every_s=0,
         scheduler="fifo",
+        cpus_per_trial=1.5,
         stage="search",
         storage=str(tmp_path),
         run_name="dies",
@@ -221,6 +220,7 @@ def test_a_sweep_without_an_answer_from_w_and_b_is_whole(
         precisions=("fp32",),
         num_trials=4,
         max_epochs=2,
+        cpus_per_trial=1.5,
         stage="search",
         storage=str(tmp_path),
         run_name="alone",
