@@ -44,7 +44,7 @@ MIN_STEPS, MIN_WINDOW_MS = 10, 50.0
 
 WARMUP_STEPS = 5
 PATIENCE = 3
-"""Rounds are repeated until this many times the wanted ones have been run."""
+"""Rounds are repeated, up to this many times the wanted ones in all, while enough of them may still be clean."""
 
 
 class Name(NamedTuple):
@@ -177,7 +177,7 @@ def _run(arms: Sequence[Arm], windows: int) -> bool | None:
     """Windows in rounds, of as many steps in every arm, so that the arms see the same data.
 
     A round is every arm once, every second one in reverse (A B B A). A round that other work disturbed is run again, up
-    to a limit beyond which the disturbed ones count, too.
+    to a limit; once that leaves no room for enough clean ones, the disturbed ones count, too.
 
     Returns:
         whether what was kept is contended; ``None`` where the system does not tell.
@@ -187,7 +187,7 @@ def _run(arms: Sequence[Arm], windows: int) -> bool | None:
     clean: list[dict[int, float]] = []
     every: list[dict[int, float]] = []
     contended: bool | None = None
-    while len(clean) < windows and len(every) < PATIENCE * windows:
+    while len(clean) < windows <= len(clean) + PATIENCE * windows - len(every):
         order = range(len(arms)) if len(clean) % 2 == 0 else reversed(range(len(arms)))
         found = {index: _window(arms[index], num_steps) for index in order}
         every.append({index: milliseconds for index, (milliseconds, _) in found.items()})

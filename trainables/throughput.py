@@ -18,7 +18,7 @@ KEPT_BATCHES = 4
 """The first batches, which stay on the device; a window goes through all of them, once or more often."""
 
 PATIENCE = 2
-"""Disturbed rounds are run again until this many times the wanted ones have been run."""
+"""Rounds are repeated, up to this many times the wanted ones in all, while enough of them may still be clean."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ def time_both(
     """Times both sides in rounds of four windows: A B B A, and B A A B in every second one.
 
     So a machine whose speed drifts within a round favours neither. Each window lasts about as long, and goes over all
-    batches equally often. A round that other work disturbed is run again, up to a limit beyond which the disturbed ones
-    count, too.
+    batches equally often. A round that other work disturbed is run again, up to a limit; once that leaves no room for
+    enough clean ones, the disturbed ones count, too.
 
     Args:
         sides: with the same batches, up to their dtypes.
@@ -58,7 +58,7 @@ def time_both(
     clean: list[list[float]] = []
     every: list[list[float]] = []
     contended: bool | None = None
-    while len(clean) < rounds and len(every) < PATIENCE * rounds:
+    while len(clean) < rounds <= len(clean) + PATIENCE * rounds - len(every):
         first = len(clean) % 2
         windows: list[list[float]] = [[], []]
         waited = []

@@ -31,6 +31,10 @@ from trainables.team import open_store
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from trackers import outbox
+
+__all__ = ["outbox"]
+
 CPU = torch.device("cpu")
 TINY_TASKS = Path(__file__).parent / "tiny_tasks.py"
 

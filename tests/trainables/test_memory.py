@@ -174,8 +174,9 @@ SETTLED = 10
 """Steps after which the heap no longer grows: what lies between large tensors makes it grow in the first few."""
 
 
-def faults_of_20_steps(prepare: str) -> tuple[int, int]:
-    """Page faults of a process that allocates and frees 2 x 40 MB 20 times, and its bytes after a large trial."""
+def faults_of_10_steps(prepare: str, num_large: int) -> tuple[int, int]:
+    """Page faults of a process that allocates and frees 2 x 40 MB 10 times; and its bytes after a trial of that many
+    tensors of 400 MB."""
     program = f"""
 import resource, torch
 from trainables.memory import _resident_bytes, keep_freed_memory, release_memory
@@ -185,10 +186,10 @@ def step():
 for _ in range({SETTLED}):
     step()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(20):
+for _ in range(10):
     step()
 faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-large = [torch.ones(100_000_000) for _ in range(6)]
+large = [torch.ones(100_000_000) for _ in range({num_large})]
 del large
 release_memory(torch.device("cpu"))
 print(faults, _resident_bytes())
@@ -200,6 +201,6 @@ print(faults, _resident_bytes())
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library is not glibc")
 def test_freed_memory_is_used_again_and_given_back_after_a_large_trial() -> None:
-    faults, resident = faults_of_20_steps("assert keep_freed_memory()")
+    faults, resident = faults_of_10_steps("assert keep_freed_memory()", num_large=6)
     assert resident < 1 << 30  # of the 2.4 GB nothing stays
-    assert 10 * faults < faults_of_20_steps("")[0]  # glibc maps what is larger than 32 MB anew each time
+    assert 10 * faults < faults_of_10_steps("", num_large=0)[0]  # glibc maps what is larger than 32 MB anew each time

@@ -68,10 +68,21 @@ def test_a_disturbed_round_is_run_again_in_the_same_direction(monkeypatch: pytes
 
 
 def test_where_no_round_stays_clean_the_disturbed_ones_count_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of six rounds at most two must be clean: the fifth that is not decides it."""
+    assert pairs.PATIENCE == 3
     order, arms, contended = run_with(monkeypatch, 2, 2, [0.5] * 100)
-    assert len(order) == 2 * 2 * pairs.PATIENCE
-    assert {len(arm.window_ms) for arm in arms} == {2 * pairs.PATIENCE}
+    assert len(order) == 2 * 5
+    assert {len(arm.window_ms) for arm in arms} == {5}
     assert contended is True
+
+
+def test_patience_lasts_while_enough_rounds_may_still_be_clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    clean, disturbed = [0.0, 0.0], [0.0, 0.5]
+    waited = [clean, *[disturbed] * 2, clean, *[disturbed] * 2, clean]  # the first sets out; the last one is the sixth
+    order, arms, contended = run_with(monkeypatch, 2, 2, [share for each in waited for share in each])
+    assert len(order) == 2 * 6
+    assert [arm.window_ms for arm in arms] == [[7.0, 14.0], [8.0, 13.0]]
+    assert contended is False
 
 
 def test_where_the_system_does_not_tell_it_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
