@@ -57,6 +57,10 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--run", nargs=2, metavar=("CONTESTANT", "SLOTS"), help="be one of the processes")
     arguments = parser.parse_args(words)
     if arguments.run:
+        import ray
+
+        slots = int(arguments.run[1])
+        ray.init(num_cpus=slots, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         print(json.dumps(run(arguments)))
         return
     for slots in arguments.slots.split(","):
@@ -93,16 +97,17 @@ def tell(title: str, runs: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
 
 
 def run(arguments: argparse.Namespace) -> dict[str, float]:
-    """One contestant's search on a Ray of its own, and its figures."""
-    import ray
+    """The figures of one contestant's search, on the Ray that there is.
 
+    Raises:
+        SystemExit: not all of its trials completed.
+    """
     import sweeps.engine.tune  # noqa: F401  # before the clock starts, as Tune is
 
     name, slots = arguments.run[0], int(arguments.run[1])
     num_working = round(slots * arguments.seconds / arguments.work_s)
     num_trials = num_working + (0 if arguments.cold else slots)
     search = search_by_us if name == OURS else search_by_tune
-    ray.init(num_cpus=slots, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     with tempfile.TemporaryDirectory() as folder:
         work = {"work_s": arguments.work_s, "slots": 0 if arguments.cold else slots, "started": f"{folder}/started"}
         Path(folder, "started").mkdir()
