@@ -43,7 +43,12 @@ def main() -> None:
     if arguments.run:
         name, num_trials, num_reports = arguments.run
         with tempfile.TemporaryDirectory() as folder:
-            (run_ours if name == OURS else run_tune)(int(num_trials), int(num_reports), folder)
+            if name == OURS:
+                run = run_ours(int(num_trials), int(num_reports), folder)
+                if int(num_trials) >= 1000:
+                    print(TENTHS + ", ".join(f"{each:.1f}" for each in ms_by_tenths(run)))
+            else:
+                run_tune(int(num_trials), int(num_reports), folder)
         return
     sizes, logged, reported = (
         [int(size) for size in text.split(",") if size]
@@ -114,8 +119,20 @@ def canned(trial_id: str, num_reports: int) -> Iterator[Any]:
         yield report
 
 
-def run_ours(num_trials: int, num_reports: int, folder: str) -> None:
-    """The search as our engine runs it, with plan, journal and progress; nothing is trained."""
+def run_ours(
+    num_trials: int, num_reports: int, folder: str, trainable: type[TuneTrial] = Canned, **constants: Any
+) -> Path:
+    """The search as our engine runs it, with plan, journal and progress; nothing is trained.
+
+    Args:
+        num_trials, num_reports: of the search, and of each trial.
+        folder: for its results.
+        trainable: what takes the place of training.
+        constants: hyperparameters for it.
+
+    Returns:
+        the run's folder.
+    """
     from rich.console import Console
 
     from sweeps import Sweep, loguniform
@@ -133,7 +150,7 @@ def run_ours(num_trials: int, num_reports: int, folder: str) -> None:
     sweep = Sweep(
         name="nothing",
         task="trainables.tasks.digits:build",
-        space={"learning_rate": loguniform(1e-4, 1e-2)},
+        space={"learning_rate": loguniform(1e-4, 1e-2), **constants},
         precisions=("fp32", "bf16-mixed"),
         num_trials=num_trials,
         max_epochs=num_reports,
@@ -150,11 +167,10 @@ def run_ours(num_trials: int, num_reports: int, folder: str) -> None:
         progress.stage("search", search.total, "nothing")
         recorder = Recorder(journal, progress)
         endings = Endings(recorder, checkpoints)
-        with Workers(Canned, resources) as workers:
+        with Workers(trainable, resources) as workers:
             workers.start(resources.slots)
             run_search(sweep, find_task(sweep.task), search, (), resources, workers, {}, recorder, endings)
-    if num_trials >= 1000:
-        print(TENTHS + ", ".join(f"{each:.1f}" for each in ms_by_tenths(journal.folder)))
+    return journal.folder
 
 
 def ms_by_tenths(folder: Path) -> list[float]:

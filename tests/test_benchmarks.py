@@ -63,6 +63,34 @@ def test_loaded_figures_are_compared(tmp_path: Path) -> None:
         check_ours(history.astype({"step": "int64"}), figures)
 
 
+def test_the_time_of_slots_is_told_by_the_clocks_of_their_trials() -> None:
+    from benchmarks.orchestration import figures_of
+
+    def trial(process: float, began: float, ended: float) -> dict[str, float]:
+        return {"process": process, "began": began, "ended": ended}
+
+    waited = [trial(1, 110.0, 110.0), trial(2, 110.5, 110.5)]
+    worked = [trial(1, 110.6, 111.6), trial(2, 110.7, 111.7), trial(1, 111.9, 112.9), trial(2, 111.8, 112.8)]
+    warm = figures_of([*worked, *waited], called=100.0, ideal=2.0)
+    assert warm == pytest.approx({"time": 1.2, "gap_ms": 250.0, "gap_90_ms": 600.0, "start_s": 10.5})
+    cold = figures_of(worked, called=100.0, ideal=2.0)
+    assert cold == pytest.approx({"time": 1.15, "gap_ms": 200.0, "gap_90_ms": 300.0, "start_s": 10.7})
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("number", [0, 1])
+def test_slots_are_kept_busy_by_both(ray_address: str, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks.orchestration import OURS, TUNE, run
+
+    monkeypatch.setenv("TUNE_DISABLE_SIGINT_HANDLER", "1")  # which it would leave behind
+    monkeypatch.setenv("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    work = {"seconds": 0.3, "work_s": 0.05, "reports": 2, "cold": False}
+    found = run(argparse.Namespace(run=[(OURS, TUNE)[number], "2"], **work))  # SystemExit where a trial is missing
+    assert found.keys() == {"time", "gap_ms", "gap_90_ms", "start_s", "whole"}
+    assert 1.0 <= found["time"] < found["whole"]
+    assert 0 < found["gap_ms"] <= found["gap_90_ms"]
+
+
 LACKING = ("ray", "pandas", "pyarrow", "rich", "scipy", "sklearn", "wandb", "lightning", "optuna", "torchao")
 
 

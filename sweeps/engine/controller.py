@@ -11,6 +11,8 @@ from ray.air.execution._internal.tracked_actor import TrackedActor
 from ray.tune import Callback, CheckpointConfig, PlacementGroupFactory
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Experiment, Trial
+from ray.tune.experiment.trial import _TrialInfo
+from ray.tune.result import TRIAL_INFO
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher, SearchGenerator
 
@@ -69,7 +71,14 @@ class _Controller(TuneController):
 
     A worker that is starting comes to its start. Tune would hand the trial that it starts for to the next worker that
     becomes free, and end it: where trials are shorter than the start of a worker, one worker would run them all.
+
+    A worker that is free takes its next trial and trains in one call. Tune would wait for its word that it has taken it
+    before it calls again, while the worker and its device stand idle.
     """
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._beginning: list[Trial] = []
 
     def take_over(self, workers: Workers) -> None:
         """Has trials run in workers that were there before it."""
@@ -117,6 +126,34 @@ class _Controller(TuneController):
     def _maybe_reuse_cached_actor(self, trial: Trial) -> bool:
         """Whether the trial has a worker now."""
         return self._has_worker(trial) or bool(super()._maybe_reuse_cached_actor(trial))
+
+    def _schedule_trial_reset(self, trial: Trial, new_config: dict[str, Any], new_experiment_tag: str) -> None:
+        """Has a trial begin in a worker that has had others; one that goes on from a state is given that first."""
+        if trial.latest_checkpoint_result:
+            super()._schedule_trial_reset(trial, new_config, new_experiment_tag)
+        else:
+            self._resetting_trials.add(trial)
+            self._beginning.append(trial)
+
+    def _maybe_add_actors(self) -> None:
+        """Finds workers for trials, and has those begin for which there is one; before, Tune may not know of all."""
+        super()._maybe_add_actors()
+        while self._beginning:
+            self._actor_started(self._trial_to_actor[self._beginning.pop(0)], log="REUSED")
+
+    def _schedule_trial_train(self, trial: Trial) -> None:
+        """Has a trial train until its next report; the first time, its worker takes the trial with the same call."""
+        if trial not in self._resetting_trials:
+            super()._schedule_trial_train(trial)
+            return
+        self._resetting_trials.remove(trial)
+        self._schedule_trial_task(
+            trial,
+            "take",
+            args=({**trial.config, TRIAL_INFO: _TrialInfo(trial)}, trial.storage),
+            on_result=self._on_training_result,
+            on_error=self._trial_task_failure,
+        )
 
     def _has_worker(self, trial: Trial) -> bool:
         actor = self._trial_to_actor.get(trial)

@@ -12,11 +12,12 @@ from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.air.execution._internal.tracked_actor import TrackedActor
 from ray.air.execution.resources.placement_group import PlacementGroupResourceManager
 from ray.air.execution.resources.request import ResourceRequest
-from ray.tune import PlacementGroupFactory, Trainable
+from ray.tune import PlacementGroupFactory
 
 from sweeps.engine.cluster import Resources
 from sweeps.engine.remote import bundles
 from sweeps.search.checks import Unfinished
+from trainables.adapters.ray_tune import TuneTrial
 
 MOST_FAILED = 3
 """Workers that may die while they start, before the sweep gives up."""
@@ -34,7 +35,7 @@ class Workers:
     ``manager`` is Tune's own, ``request`` what each of them asks of it.
     """
 
-    def __init__(self, trainable: type[Trainable], resources: Resources) -> None:
+    def __init__(self, trainable: type[TuneTrial], resources: Resources) -> None:
         self.trainable = trainable
         self.request = PlacementGroupFactory(bundles(resources.per_worker, resources.num_workers))
         self._groups = RecycledGroups()

@@ -18,12 +18,13 @@ from sweeps.engine.cluster import Resources
 from sweeps.engine.controller import run_trials
 from sweeps.engine.workers import Workers
 from sweeps.search.checks import Unfinished
+from trainables.adapters.ray_tune import TuneTrial
 
 pytestmark = pytest.mark.ray
 MAX_PENDING = 8
 
 
-class Nothing(tune.Trainable):
+class Nothing(TuneTrial):
     """Reports its process twice; some trials kill it."""
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -189,7 +190,7 @@ def test_an_interruption_before_the_workers_have_started_leaves_no_reservation(
     assert set(new.values()) == {"REMOVED"}
 
 
-class Dying(tune.Trainable):
+class Dying(TuneTrial):
     """Cannot even be made."""
 
     def setup(self, config: dict[str, Any]) -> None:

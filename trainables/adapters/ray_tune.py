@@ -97,6 +97,16 @@ class TuneTrial(tune.Trainable):
         self.setup(new_config)
         return True
 
+    def take(self, config: dict[str, Any], storage: Any) -> dict[str, Any]:
+        """Takes the next trial and trains until its first report.
+
+        Args:
+            config: as of :meth:`setup`, with what Tune adds for ``reset``.
+            storage: Tune's own, of that trial.
+        """
+        self.reset(config, storage=storage)
+        return dict(self.train())
+
     def tell_end(self, status: str, reason: str | None) -> None:
         """Tells trackers how the trial ended where it did not end by itself.
 
