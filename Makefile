@@ -13,7 +13,7 @@ demo: $(READY)  ## a sweep on real data, from probe to verdict
 
 test: $(READY)  ## the whole test suite: on all processors what needs no Ray, then what does; then what needs a quiet machine
 	$(BIN)/python -m pytest -m "not ray and not quiet and not cluster" --numprocesses logical --maxprocesses 8
-	$(BIN)/python -m pytest -m "ray and not quiet" --numprocesses logical --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -m "ray and not quiet and not cluster" --numprocesses logical --maxprocesses 4 --dist loadfile
 	$(BIN)/python -m pytest -m quiet
 
 test-cluster: $(READY)  ## a cluster over SSH between network namespaces; needs root, sshd, rsync and iproute2

@@ -1,6 +1,5 @@
 """A precision in force: whether the device has it, the global settings it needs, autocast and the loss scaler."""
 
-import platform
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -8,6 +7,7 @@ from typing import Any, TypeAlias
 
 import torch
 
+from trainables.cpu import cpu_name
 from trainables.float8 import torchao_reason
 from trainables.ladder import LADDER, Precision
 from trainables.routes import DEFAULT, settings_of
@@ -75,17 +75,7 @@ def device_name(device: torch.device) -> str:
     """The device's type as it is sold, which pairs must share: ``"NVIDIA H200"``, or the CPU's model name."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)  # pragma: gpu
-    return _cpu_name()
-
-
-def _cpu_name() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
-            names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-            name = next(names, "")
-    except OSError:
-        name = ""
-    return name or platform.processor() or platform.machine()
+    return cpu_name()
 
 
 def _settings(precision: Precision) -> dict[str, Setting]:

@@ -95,6 +95,7 @@ class TrialSpec:
         to_beat: the best metric of a completed trial so far: weights that do not beat it are not kept.
         stopping: when it ends before its budget; ``None`` never ends it so.
         tracking: where trackers such as W&B are told of it; ``None`` for none.
+        routes: device type -> the route to take there instead, for a trial that may run on any.
     """
 
     trial_id: str
@@ -114,6 +115,7 @@ class TrialSpec:
     to_beat: float | None = None
     stopping: Stopping | None = None
     tracking: Tracking | None = None
+    routes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def num_threads(self) -> int:
@@ -124,6 +126,10 @@ class TrialSpec:
         """Whether steps in a precision are compiled."""
         return self.compile or precision.needs_compile
 
+    def on(self, device: str) -> "TrialSpec":
+        """The same trial once its device type is known, by the route that is to be taken there."""
+        return replace(self, route=self.routes.get(device, self.route), routes={})
+
     @property
     def checkpoint_folder(self) -> Path | Url | None:
         """Where this trial is saved."""
@@ -131,7 +137,7 @@ class TrialSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as :meth:`from_dict` takes it."""
-        return asdict(self) | {"config": dict(self.config)}
+        return asdict(self) | {"config": dict(self.config), "routes": dict(self.routes)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "TrialSpec":

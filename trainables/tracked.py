@@ -117,8 +117,8 @@ class Tracked:
 def track(spec: "TrialSpec") -> Tracked:
     """A trial as trackers see it."""
     own = {"trial_id": spec.trial_id, "precision": spec.precision, "seed": spec.seed, "task": spec.task.name}
-    resources = {"route": spec.route, "num_cpus": spec.num_cpus, "num_gpus": spec.num_gpus}
-    return Tracked(spec.tracking, spec.trial_id, spec.config, **own, **resources, num_workers=spec.num_workers)
+    resources = {name: getattr(spec, name) for name in ("num_cpus", "num_gpus", "num_workers")}
+    return Tracked(spec.tracking, spec.trial_id, spec.config, **own, **resources)
 
 
 @contextmanager

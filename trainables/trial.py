@@ -76,6 +76,7 @@ class Trial:
         device: torch.device | None = None
         try:
             device = pick_device(self._spec.num_gpus)
+            self._spec = self._spec.on(device_name(device))
             with meet(self._meeting, device) as self._team:
                 yield from self._taken_up()
                 yield from self._isolated(device)
@@ -143,10 +144,10 @@ class Trial:
         return self._wall_before_s + time.perf_counter() - self._started
 
     def _identity(self) -> dict[str, Any]:
-        """What must be the same for a state to be of this trial."""
+        """What must be the same for a state to be of this trial; by another route it may go on elsewhere."""
         spec = self._spec
         budget = dataclasses.asdict(spec.budget)
-        arm = {"precision": spec.precision, "route": spec.route, "compile": spec.compile, "seed": spec.seed}
+        arm = {"precision": spec.precision, "compile": spec.compile, "seed": spec.seed}
         return {"config": dict(spec.config), "budget": budget, **arm}
 
     def _read_own(self) -> Mapping[str, Any] | None:

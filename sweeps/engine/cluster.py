@@ -9,9 +9,9 @@ import socket
 import threading
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -33,6 +33,8 @@ class Resources:
             several workers, the part of each.
         waits_for: what has to come before a trial can run, in words; empty where nothing has to.
         num_workers: processes of each trial; they may run on several nodes.
+        can_grow: whether nodes may be added while the sweep runs.
+        placement: further options of Ray's tasks, which keep them to some of the nodes.
     """
 
     num_cpus: float
@@ -41,18 +43,38 @@ class Resources:
     exclusive_cpus: float
     waits_for: str = ""
     num_workers: int = 1
+    can_grow: bool = False
+    placement: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def per_worker(self) -> dict[str, float]:
-        """As ``num_cpus`` and ``num_gpus`` of Ray's remote options: the share of each worker of a trial."""
-        return {"num_cpus": _share(self.num_cpus, self.num_workers), "num_gpus": self.num_gpus / self.num_workers}
+    def per_worker(self) -> dict[str, Any]:
+        """Ray's remote options of each worker of a trial: its share of CPUs and GPUs, and where it may run."""
+        return {"num_cpus": self._asked.cpus, "num_gpus": self._asked.gpus, **self.placement}
 
     @property
-    def exclusive(self) -> dict[str, float]:
+    def exclusive(self) -> dict[str, Any]:
         """Options that reserve a device for one process: whole GPUs, or its part of all CPUs of a node."""
         if self.num_gpus:
-            return {**self.per_worker, "num_gpus": math.ceil(self.per_worker["num_gpus"])}
-        return {"num_cpus": self.exclusive_cpus, "num_gpus": 0}
+            return {**self.per_worker, "num_gpus": math.ceil(self._asked.gpus)}
+        return {**self.per_worker, "num_cpus": self.exclusive_cpus, "num_gpus": 0}
+
+    @property
+    def _asked(self) -> "_Asked":
+        return _Asked(self.num_workers, _share(self.num_cpus, self.num_workers), self.num_gpus / self.num_workers)
+
+    def fit_on(self, node: Node) -> bool:
+        """Whether a worker of a trial has room on a node."""
+        return bool(self._asked.able([node]))
+
+    def kept_to(self, nodes: list[Node], placement: Mapping[str, Any]) -> "Resources":
+        """The same on some of the nodes alone.
+
+        Args:
+            nodes: on each of which a worker has room.
+            placement: options of Ray's tasks that keep them there.
+        """
+        slots, exclusive_cpus = max(1, self._asked.slots(nodes)), self._asked.exclusive_cpus(nodes)
+        return replace(self, slots=slots, exclusive_cpus=exclusive_cpus, placement=placement)
 
 
 @contextmanager
@@ -69,7 +91,9 @@ def connected(sweep: Sweep) -> Iterator[Resources]:
         if is_there:
             await_first_worker()
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        yield _resources(sweep, nodes, functools.cache(startable_nodes))
+        startable = functools.cache(startable_nodes)
+        resources = _resources(sweep, nodes, startable)
+        yield replace(resources, can_grow=is_there and startable() != [])
 
 
 @contextmanager
@@ -211,7 +235,11 @@ class _Asked:
     def fits(self, node: Node) -> int:
         """How many workers fit on a node that one fits on."""
         by_cpu = int(node["CPU"] / self.cpus)
-        return by_cpu if not self.gpus else min(by_cpu, int(node["GPU"] / self.gpus))
+        if not self.gpus:
+            return by_cpu
+        if self.gpus >= 1:
+            return min(by_cpu, int(node["GPU"] / self.gpus))
+        return min(by_cpu, int(node["GPU"]) * (10_000 // round(1e4 * self.gpus)))  # no share spans two GPUs
 
     def slots(self, nodes: list[Node]) -> int:
         """How many trials run at once."""

@@ -6,12 +6,14 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
 from analysis.schema import EXAMPLES_DIR
 from sweeps.engine import rows
 from sweeps.engine.cluster import Resources
+from sweeps.engine.confirm_plan import Place
 from sweeps.engine.endings import Endings
 from sweeps.engine.recorder import Recorder
 from sweeps.engine.remote import Streams
@@ -29,8 +31,7 @@ class Confirmation:
     Args:
         sweep: its budget, and how models train.
         source: the task.
-        resources: of every run.
-        routes: precision -> its kernel route.
+        places: where; a trial is of the one that has its device type.
         recorder: takes the rows.
         endings: takes the trials that end, and says by which metric they are compared.
     """
@@ -39,18 +40,17 @@ class Confirmation:
         self,
         sweep: Sweep,
         source: TaskSource,
-        resources: Resources,
-        routes: Mapping[str, str],
+        places: Sequence[Place],
         recorder: Recorder,
         endings: Endings,
     ) -> None:
-        self._routes = routes
-        self._sweep, self._source, self._resources = sweep, source, resources
+        self._places = {place.device: place for place in places}
+        self._sweep, self._source = sweep, source
         self._recorder, self._endings = recorder, endings
         self._last: dict[str, Mapping[str, Any] | None] = {}
 
     def _spec(self, trial: PlannedTrial) -> TrialSpec:
-        resources, checkpoints = self._resources, self._endings.checkpoints
+        place, checkpoints = self._places[trial.device], self._endings.checkpoints
         return TrialSpec(
             trial.trial_id,
             self._source,
@@ -58,16 +58,18 @@ class Confirmation:
             trial.precision,
             trial.seed,
             self._sweep.budget,
-            resources.num_cpus,
-            resources.num_gpus,
-            resources.num_workers,
-            self._routes[trial.precision],
+            *self._where(trial),
+            place.routes[trial.precision],
             self._sweep.compile,
             self._sweep.fsdp,
             examples_of=checkpoints.metric,
             checkpoints=checkpoints,
             to_beat=self._endings.to_beat(trial.precision),
         )
+
+    def _where(self, trial: PlannedTrial) -> tuple[float, float, int]:
+        resources = self._places[trial.device].resources
+        return resources.num_cpus, resources.num_gpus, resources.num_workers
 
     def _job(self, trial: PlannedTrial) -> dict[str, Any]:
         tracking = tracking_of(self._sweep, self._recorder.journal.folder, "confirm")
@@ -79,25 +81,25 @@ class Confirmation:
 
         from sweeps.engine.failures import MAX_FAILURES, died
 
-        # GPU tasks of Ray's end their process after each call; these restore what they change.
-        options = {"max_calls": 0, **self._resources.per_worker}
         failures: Counter[str] = Counter()
-        with Streams(_run_trial, options, self._resources.num_workers) as streams:
-            waiting = {streams.start(self._job(trial)): trial for trial in trials}
+        with ExitStack() as stack:
+            streams = {device: stack.enter_context(_runs(place.resources)) for device, place in self._places.items()}
+            waiting = {streams[trial.device].start(self._job(trial)): trial for trial in trials}
             while waiting:
                 stream: Any = ray.wait(list(waiting), num_returns=1)[0][0]
                 trial = waiting[stream]
+                there = streams[trial.device]
                 try:
                     report = ray.get(next(stream))
                 except StopIteration:
-                    streams.ended(stream)
+                    there.ended(stream)
                     del waiting[stream]
                 except ray.exceptions.RayError as error:
-                    streams.ended(stream)
+                    there.ended(stream)
                     del waiting[stream]
                     failures[trial.trial_id] += 1
                     if died(error) and failures[trial.trial_id] <= MAX_FAILURES:
-                        waiting[streams.start(self._job(trial))] = trial
+                        waiting[there.start(self._job(trial))] = trial
                     else:
                         self._failed(trial, error)
                 else:
@@ -125,9 +127,8 @@ class Confirmation:
         if trial.trial_id not in self._last:
             self._last[trial.trial_id] = report
             ago_s = report["wall_s"] if report else 0.0
-            where = (self._resources.num_cpus, self._resources.num_gpus, self._resources.num_workers)
-            row = rows.started(trial, "confirm", *where, ago_s)
-            self._recorder.record("trial", row)
+            row = rows.started(trial, "confirm", *self._where(trial), ago_s)
+            self._recorder.record("trial", row | {"device": trial.device})
 
     def _keep_examples(self, trial_id: str, report: Mapping[str, Any]) -> None:
         if report["examples"] is not None:
@@ -137,24 +138,25 @@ class Confirmation:
             folder.mkdir(exist_ok=True)
             np.save(folder / f"{trial_id}.npy", report["examples"])
 
-    def time_blocks(self, trials: Sequence[PlannedTrial], precisions: Sequence[str]) -> None:
+    def time_blocks(self, trials: Sequence[PlannedTrial]) -> None:
         """Times every block of the trials, one after the other, on a device that nothing else uses."""
-        blocks = list({trial.block_id: trial for trial in trials}.values())
-        for block, record in zip(blocks, self._timed(blocks, tuple(precisions)), strict=True):
-            own = {"block_id": block.block_id, "config_id": block.config_id, "seed": block.seed}
-            self._recorder.record("timing", own | record)
+        blocks = {(trial.device, trial.block_id): trial for trial in trials}
+        for device, place in self._places.items():
+            there = [block for block in blocks.values() if block.device == device]
+            for block, record in zip(there, self._timed(there, place), strict=True):
+                own = {"block_id": block.block_id, "config_id": block.config_id, "seed": block.seed, "device": device}
+                self._recorder.record("timing", own | record)
 
-    def _timed(self, blocks: Sequence[PlannedTrial], precisions: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    def _timed(self, blocks: Sequence[PlannedTrial], place: Place) -> Iterator[dict[str, Any]]:
         """A record for each block; a block whose worker dies has one that says so, and the next go on in another."""
         import ray
 
         from sweeps.engine.failures import failure
 
-        num_workers = self._resources.num_workers
-        left = [TimingJob(self._spec(block), precisions, self._routes).to_json() for block in blocks]
+        left = [TimingJob(self._spec(block), tuple(place.routes), place.routes).to_json() for block in blocks]
         while left:
             try:
-                with Streams(_time_blocks, self._resources.exclusive, num_workers) as streams:
+                with Streams(_time_blocks, place.resources.exclusive, place.resources.num_workers) as streams:
                     for item in streams.start(left):
                         record = ray.get(item)
                         left.pop(0)
@@ -163,6 +165,11 @@ class Confirmation:
                 status, reason = failure(error)
                 left.pop(0)
                 yield {"status": status, "status_reason": reason, "arms": []}
+
+
+def _runs(resources: Resources) -> Streams:
+    # GPU tasks of Ray's end their process after each call; these restore what they change.
+    return Streams(_run_trial, {"max_calls": 0, **resources.per_worker}, resources.num_workers)
 
 
 def _run_trial(spec: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -8,7 +8,7 @@ end (``benchmarks/overhead.py`` times both).
 from typing import Any
 
 from ray.air.execution._internal.tracked_actor import TrackedActor
-from ray.tune import Callback, CheckpointConfig, PlacementGroupFactory
+from ray.tune import Callback, CheckpointConfig
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Experiment, Trial
 from ray.tune.experiment.trial import _TrialInfo
@@ -49,7 +49,7 @@ def run_trials(
         max_failures=max_failures,
         checkpoint_config=CheckpointConfig(checkpoint_at_end=False),
     )
-    search = _Search(searcher, workers.trainable, workers.request)
+    search = _Search(searcher, workers)
     search.add_configurations([experiment])
     controller: Any = _Controller(
         search_alg=search,
@@ -62,6 +62,8 @@ def run_trials(
     controller.take_over(workers)
     while not controller.is_finished():
         controller.step()
+        if search.is_finished():
+            workers.want_no_more()
     controller.end_idle()
     controller.cleanup()
 
@@ -197,13 +199,12 @@ class _Search(SearchGenerator):
 
     Args:
         searcher: suggests their configurations.
-        trainable: of all.
-        resources: of each.
+        workers: that they run in.
     """
 
-    def __init__(self, searcher: Searcher, trainable: type, resources: PlacementGroupFactory) -> None:
+    def __init__(self, searcher: Searcher, workers: Workers) -> None:
         super().__init__(searcher)
-        self._trainable, self._resources = trainable, resources
+        self._workers = workers
 
     def create_trial_if_possible(self, experiment_spec: dict[str, Any]) -> Trial | None:
         """The next trial; ``None`` where there is none for now."""
@@ -213,13 +214,14 @@ class _Search(SearchGenerator):
         if config is None or self._finished:
             return None
         self._counter += 1
+        precision = config["spec"].get("precision")
         return _Trial(
-            self._trainable,
+            self._workers.trainable,
             self._counter,
             config=config,
             trial_id=trial_id,
             storage=experiment_spec["storage"],
-            placement_group_factory=self._resources,
+            placement_group_factory=self._workers.own_requests.get(precision, self._workers.request),
             checkpoint_config=experiment_spec["checkpoint_config"],
             max_failures=experiment_spec["max_failures"],
             trial_dirname_creator=lambda trial: str(trial.config["spec"]["trial_id"]),

@@ -59,7 +59,8 @@ def describe(sweep: Sweep) -> str:
     if sweep.confirm is not None:
         configs = sweep.confirm.top_k * len(names) if sweep.num_trials else len(given_configs(sweep))
         runs = configs * sweep.confirm.num_seeds * len(names)
-        lines.append(f"confirm at most {runs} full runs of {length}, {configs * sweep.confirm.num_seeds} timed pairs")
+        pairs = configs * sweep.confirm.num_seeds
+        lines.append(f"confirm at most {runs} full runs of {length}, {pairs} timed pairs, on each device type")
     lines.append(f"every trial gets {sweep.cpus_per_trial:g} CPUs and {_gpus(sweep)}")
     return "\n".join(lines)
 

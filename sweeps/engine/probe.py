@@ -1,23 +1,138 @@
 """The probe: what each precision is worth on this cluster and task, before anything is spent."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from sweeps.engine.cluster import Resources
 from sweeps.engine.recorder import Recorder
 from sweeps.engine.rows import probed
+from sweeps.engine.sweep import Sweep
+from sweeps.search.plan import PlannedTrial, device_suffix
 from trainables.ladder import BASELINES, LADDER
-from trainables.loading import TaskError
+from trainables.loading import TaskError, TaskSource
+from trainables.routes import DEFAULT
 from trainables.spec import TrialSpec
+from trainables.text import one_line
 
 if TYPE_CHECKING:
+    from sweeps.engine.device_types import DeviceType
     from sweeps.engine.workers import Workers
+
+Usable = dict[str, dict[str, str]]
+"""Device type -> precision that the probe left there -> its kernel route; in the order of their probes."""
 
 
 def ladder_order(precisions: Sequence[str]) -> list[str]:
     """Baselines first, since what others cost is judged by them; then the ladder's order."""
     return sorted(precisions, key=lambda name: (name not in BASELINES, list(LADDER).index(name)))
+
+
+def usable_anywhere(usable: Usable) -> list[str]:
+    """The precisions that some device type can use, in :func:`ladder_order`."""
+    return ladder_order(list({name for routes in usable.values() for name in routes}))
+
+
+def probe_spec(sweep: Sweep, source: TaskSource, first: PlannedTrial | None, resources: Resources) -> TrialSpec:
+    """The trial that the probe tries every precision on: the first configuration."""
+    config, seed = (first.config, first.seed) if first else ({}, sweep.seed)
+    where = (resources.num_cpus, resources.num_gpus, resources.num_workers)
+    return TrialSpec("probe", source, config, "", seed, sweep.budget, *where, compile=sweep.compile, fsdp=sweep.fsdp)
+
+
+def unprobed(types: Sequence["DeviceType"], usable: Usable) -> "Sequence[DeviceType | None]":
+    """The device types that have still to be probed; ``None`` for whichever comes first where none is there yet."""
+    return [each for each in types if each.name not in usable] if types or usable else [None]
+
+
+def probe_types(
+    spec: TrialSpec,
+    sweep: Sweep,
+    types: Sequence["DeviceType"],
+    resources: Resources,
+    usable: Usable,
+    workers: "Workers | None",
+    recorder: Recorder,
+) -> list[dict[str, Any]]:
+    """Probes all precisions on each device type that has not been probed, in a worker there.
+
+    Args:
+        spec: a trial on the real task.
+        sweep: its precisions, and their route.
+        types: those of the cluster; none where its nodes have still to come.
+        resources: of a trial.
+        usable: what is known already; takes what is found.
+        workers: of the search, one of which probes where all of them are of one type; ``None`` has others start.
+        recorder: takes the rows, and says what is found.
+
+    Returns:
+        a :class:`trainables.probe.ProbeResult` as a dict for each precision and type probed.
+
+    Raises:
+        TaskError: the task cannot be built.
+        Unfinished: no worker comes to its start.
+    """
+    names = ladder_order(sweep.precisions)
+    places = unprobed(types, usable)
+    if not places:
+        return []
+    what = f"a few steps in {', '.join(names)}{f' on {len(places)} device types' if len(places) > 1 else ''}"
+    recorder.progress.stage("probe", len(names) * len(places), what)
+    found: list[dict[str, Any]] = []
+    with ExitStack() as stack:
+        for place, there in zip(places, _workers_on(places, types, resources, workers, stack), strict=True):
+            known = place.name if place is not None else ""
+            # The first type's rows have the shorter names, in a run that goes on elsewhere, too.
+            suffix = device_suffix(known) if usable else ""
+            results = run_probe(spec, names, sweep.fixed_route, resources, there, recorder, known, suffix)
+            device = next((result["device"] for result in results if result["device"]), known)
+            completed = [result for result in results if result["status"] == "completed"]
+            usable[device] = {result["precision"]: result["route"] for result in completed}
+            usable.setdefault(known or device, usable[device])  # a part of a GPU is more to PyTorch than to the driver
+            _say(results, recorder)
+            found += results
+    return found
+
+
+def _workers_on(
+    places: "Sequence[DeviceType | None]",
+    types: Sequence["DeviceType"],
+    resources: Resources,
+    workers: "Workers | None",
+    stack: ExitStack,
+) -> list["Workers"]:
+    """Workers of which one probes, for each place; all of them are starting when the first is used."""
+    from sweeps.engine.device_types import resources_on
+    from sweeps.engine.workers import Workers
+    from trainables.adapters.ray_tune import TuneTrial
+
+    if workers is not None and len(types) < 2:
+        return [workers]
+    on = [resources if place is None else resources_on(place, types, resources) for place in places]
+    own = [stack.enter_context(Workers(TuneTrial, each)) for each in on]
+    for each in own:
+        each.start(1)
+    return own
+
+
+def _say(results: Sequence[Mapping[str, Any]], recorder: Recorder) -> None:
+    for remark in dict.fromkeys(remark for result in results for remark in result.get("remarks", ())):
+        recorder.progress.say(f"  {one_line(remark)}")
+    for result in results:
+        recorder.progress.say("  " + describe_probe(result))
+
+
+def describe_probe(result: Mapping[str, Any]) -> str:
+    """A probe's result in a line."""
+    precision, reason = result["precision"], result["status_reason"]
+    if result["status"] != "completed":
+        return f"{precision:<15}left out, {result['status'].replace('_', ' ')}: {reason}"
+    by = f" by {result['route']}" if result["route"] != DEFAULT else ""
+    by += f" ({result['default_ms']:.3g} by default)" if by and result["default_ms"] else ""
+    served = dict.fromkeys(kernel.split()[0] for kernel in (result["kernel"] or "").split(", ") if kernel)
+    by += f" in {' and '.join(served)}" if served else ""
+    return f"{precision:<15}{result['step_ms']:.3g} ms a step{by} on {result['device']}"
 
 
 def run_probe(
@@ -27,6 +142,8 @@ def run_probe(
     resources: Resources,
     workers: "Workers",
     recorder: Recorder,
+    device: str = "",
+    suffix: str = "",
 ) -> list[dict[str, Any]]:
     """Probes precisions on a worker of the cluster and records a row for each.
 
@@ -37,6 +154,8 @@ def run_probe(
         resources: of a trial.
         workers: one of which probes.
         recorder: takes the rows.
+        device: the device type as far as it is known before, for a precision whose worker dies.
+        suffix: of the rows' names.
 
     Returns:
         a :class:`trainables.probe.ProbeResult` as a dict for each precision, in :func:`ladder_order`.
@@ -47,7 +166,9 @@ def run_probe(
     """
     results = []
     for result in _probe_on_worker(spec, ladder_order(precisions), route, workers):
-        recorder.record("trial", probed(result, resources.num_cpus, resources.num_gpus, resources.num_workers))
+        result.setdefault("device", device or None)
+        where = (resources.num_cpus, resources.num_gpus, resources.num_workers)
+        recorder.record("trial", probed(result, *where, suffix=suffix))
         results.append(result)
     return results
 

@@ -97,7 +97,7 @@ class Tally:
         self.name, self.total = name, total
         self._metric, self._sign = metric, 1 if mode == "max" else -1
         self._started = time.monotonic()
-        self._states: dict[str, str] = {}
+        self._states: dict[object, str] = {}
         self._counts: Counter[str] = Counter()
         self._precisions: dict[str, str] = {}
         self._best: dict[str, float] = {}
@@ -114,14 +114,15 @@ class Tally:
 
     def saw(self, kind: Kind, row: Mapping[str, Any]) -> None:
         """Counts a row."""
-        key = row["block_id"] if kind == "timing" else row["trial_id"]
-        if kind == "report":
-            self._fold(self._precisions.get(key, ""), row.get(self._metric))
+        if kind == "timing":
+            self._enter((row["block_id"], row.get("device")), row["status"])
+        elif kind == "report":
+            self._fold(self._precisions.get(row["trial_id"], ""), row.get(self._metric))
         elif "status" in row:
-            self._enter(key, row["status"])
-            self._precisions.setdefault(key, row.get("precision", ""))
+            self._enter(row["trial_id"], row["status"])
+            self._precisions.setdefault(row["trial_id"], row.get("precision", ""))
 
-    def _enter(self, key: str, state: str) -> None:
+    def _enter(self, key: object, state: str) -> None:
         if key in self._states:
             self._counts[self._states[key]] -= 1
         self._states[key] = state

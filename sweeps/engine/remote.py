@@ -23,18 +23,21 @@ class Streams:
         import ray
 
         remote: Any = ray.remote  # its overloads do not describe options that are only known when it runs
+        self._group: dict[str, Any] = {}
+        if num_workers > 1:  # the group says where its tasks run
+            self._group = group_of(options, num_workers)
+            options = {name: options[name] for name in ("num_cpus", "num_gpus")}
         self._task = remote(num_returns="streaming", max_retries=0, **options)(function)
-        self._bundles = bundles(options, num_workers) if num_workers > 1 else []
         self._running: dict[Any, Any] = {}
 
     def start(self, *args: Any) -> Any:
         """Starts a task, and gives an iterator of object references."""
         group, task = None, self._task
-        if self._bundles:
+        if self._group:
             from ray.util import placement_group
             from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-            group = placement_group(self._bundles)
+            group = placement_group(**self._group)
             strategy = PlacementGroupSchedulingStrategy(group, 0, placement_group_capture_child_tasks=True)
             task = task.options(scheduling_strategy=strategy)
         stream = task.remote(*args)
@@ -61,11 +64,15 @@ class Streams:
             self.ended(stream)
 
 
-def bundles(options: Mapping[str, Any], num_workers: int) -> list[dict[str, float]]:
-    """The bundles of a placement group for the workers of a trial.
+def group_of(options: Mapping[str, Any], num_workers: int) -> dict[str, Any]:
+    """The arguments of a placement group for the workers of a trial: as many bundles, on one node where they fit.
 
     Args:
-        options: ``num_cpus`` and ``num_gpus`` of each worker.
-        num_workers: as many bundles.
+        options: of each worker's task: ``num_cpus``, ``num_gpus``, and what may keep it to some of the nodes.
+        num_workers: at least 1.
     """
-    return [{"CPU": options["num_cpus"], "GPU": options["num_gpus"]} for _ in range(num_workers)]
+    bundle = {"CPU": options["num_cpus"], "GPU": options["num_gpus"], **options.get("resources", {})}
+    group: dict[str, Any] = {"bundles": [bundle] * num_workers}
+    if "label_selector" in options:
+        group["bundle_label_selector"] = [options["label_selector"]] * num_workers
+    return group

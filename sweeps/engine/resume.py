@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from analysis.schema import UNFINISHED, ResultsError
+from sweeps.engine.probe import Usable, usable_anywhere
 from sweeps.engine.sweep import Sweep
 from sweeps.search.checks import refuse
 from trainables.loading import TaskSource
@@ -50,25 +51,25 @@ class Past:
     """What a run has recorded so far; empty for a new one.
 
     Args:
-        routes: precision that the probe left -> its kernel route; ``None`` where the probe has not finished.
+        usable: what the probe has left on each device type; empty where it has not finished on any.
         metric, mode: what trials are ranked by, once the probe has finished.
         ended: ids of the trials that need not run again.
         searched: trials of the search by id: their rows.
         reports: of the search, in their order: precision, trial id, number of the report from 1 (:data:`LAST` where a
             trial completed with it), metric.
-        timed: ids of the blocks that have been timed.
+        timed: blocks that have been timed, by id and device type.
         begun: ids of the trials that have begun.
         steps: trial -> the step of its last report.
         kept: precision -> the trial whose weights are kept, and its metric.
     """
 
-    routes: Mapping[str, str] | None = None
+    usable: Usable = field(default_factory=dict)
     metric: str = ""
     mode: Literal["max", "min"] = "max"
     ended: frozenset[str] = frozenset()
     searched: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     reports: list[tuple[str, str, int, float]] = field(default_factory=list)
-    timed: frozenset[str] = frozenset()
+    timed: frozenset[tuple[str, str]] = frozenset()
     begun: frozenset[str] = frozenset()
     steps: Mapping[str, int] = field(default_factory=dict)
     kept: Mapping[str, tuple[str, float]] = field(default_factory=dict)
@@ -103,22 +104,23 @@ def read_past(folder: Path, sweep: Sweep, source: TaskSource) -> Past:
 
 def _past(recorded: "Recorded") -> Past:
     metric = recorded.sweep["metric"]
-    routes = {
-        trial["precision"]: trial.get("route") or DEFAULT
-        for trial in recorded.trials.values()
-        if trial["stage"] == "probe" and trial["status"] == "completed"
-    }
+    usable = _usable(recorded)
+    known = usable_anywhere(usable)
     for trial in recorded.trials.values():
-        if trial["stage"] != "probe" and trial["status"] != "excluded" and trial["precision"] not in routes:
+        if trial["stage"] != "probe" and trial["status"] != "excluded" and trial["precision"] not in known:
             raise KeyError(f"the probe of {trial['precision']}")
     return Past(
-        routes=routes,
+        usable=usable,
         metric=metric,
         mode=recorded.sweep["mode"],
         ended=frozenset(name for name, trial in recorded.trials.items() if trial["status"] not in UNFINISHED),
         searched={name: trial for name, trial in recorded.trials.items() if trial["stage"] == "search"},
         reports=_numbered(recorded, metric),
-        timed=frozenset(record["block_id"] for record in recorded.timings.values() if record["status"] == "completed"),
+        timed=frozenset(
+            (record["block_id"], record["device"])
+            for record in recorded.timings.values()
+            if record["status"] == "completed"
+        ),
         begun=frozenset(recorded.trials),
         steps=_last_steps(recorded),
         kept={
@@ -127,6 +129,19 @@ def _past(recorded: "Recorded") -> Past:
             if trial.get("checkpoint") is not None
         },
     )
+
+
+def _usable(recorded: "Recorded") -> Usable:
+    """What the probe left on each device type that it came to its end on."""
+    rows: dict[str, dict[str, Any]] = {}
+    for trial in recorded.trials.values():
+        if trial["stage"] == "probe":
+            rows.setdefault(trial.get("device") or "", {})[trial["precision"]] = trial
+    return {
+        device: {name: row.get("route") or DEFAULT for name, row in probed.items() if row["status"] == "completed"}
+        for device, probed in rows.items()
+        if set(recorded.sweep["precisions"]) <= probed.keys()
+    }
 
 
 def task_digest(source: TaskSource) -> dict[str, str]:

@@ -120,12 +120,12 @@ def reported(stage: Stage, report: Mapping[str, Any]) -> Row:
     }
 
 
-def probed(result: Mapping[str, Any], num_cpus: float, num_gpus: float, num_workers: int = 1) -> Row:
-    """What the probe found for one precision."""
+def probed(result: Mapping[str, Any], num_cpus: float, num_gpus: float, num_workers: int = 1, suffix: str = "") -> Row:
+    """What the probe found for one precision; ``suffix`` tells device types apart in the name of its row."""
     left_out = ("metrics", "remarks", "fastest_ms", "default_ms")
     found = {name: value for name, value in result.items() if name not in left_out}
     found["default_step_ms"] = result.get("default_ms")
-    where = {"trial_id": f"probe-{result['precision']}", "stage": "probe"}
+    where = {"trial_id": f"probe-{result['precision']}{suffix}", "stage": "probe"}
     resources = {"num_cpus": num_cpus, "num_gpus": num_gpus, "num_workers": num_workers}
     return {**where, **resources, **found, "started_at": now(), "ended_at": now()}
 

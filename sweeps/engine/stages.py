@@ -1,9 +1,8 @@
 """A sweep from beginning to end: probe, search, confirm, report."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
@@ -11,12 +10,13 @@ from rich.console import Console
 from analysis.schema import CHECKPOINTS_DIR, SWEEP_FILE, ResultsError
 from sweeps.engine import rows
 from sweeps.engine.cluster import Resources, connected
+from sweeps.engine.confirm_plan import find_places, in_halves, lacks_arms, plan_places, searched, winners
 from sweeps.engine.dry_run import show
 from sweeps.engine.endings import Endings
 from sweeps.engine.folders import Home, new_home, refuse_used
 from sweeps.engine.journal import Journal, write_declaration
 from sweeps.engine.metric import metric_and_mode
-from sweeps.engine.probe import ladder_order, run_probe
+from sweeps.engine.probe import Usable, ladder_order, probe_spec, probe_types, unprobed, usable_anywhere
 from sweeps.engine.progress import Progress
 from sweeps.engine.recorder import Recorder
 from sweeps.engine.resume import Past, read_past, task_digest
@@ -26,15 +26,14 @@ from sweeps.engine.sweep import Sweep, SweepError
 from sweeps.engine.tracking import check_installed, summarize
 from sweeps.engine.unfinished import find_run
 from sweeps.search.checks import Unfinished
-from sweeps.search.plan import PlannedTrial, check_points, plan_confirm, plan_left_out, preview
+from sweeps.search.plan import PlannedTrial, check_points, plan_left_out, preview
 from sweeps.search.unsearched import given_configs
 from trainables.loading import TaskError, TaskSource
-from trainables.routes import DEFAULT
-from trainables.spec import Checkpoints, TrialSpec
-from trainables.text import one_line
+from trainables.spec import Checkpoints
 
 if TYPE_CHECKING:
     from analysis import Results
+    from sweeps.engine.device_types import DeviceType
     from sweeps.engine.workers import Workers
 
 
@@ -147,153 +146,125 @@ class _Run:
         Which metrics the task has, only the probe can tell; until then ``val_loss`` stands in, which every task has.
         """
         folder = self.recorder.journal.folder
-        resolved = {"run_name": folder.name, "metric": metric, "mode": mode, "probed": self.past.routes is not None}
+        resolved = {"run_name": folder.name, "metric": metric, "mode": mode, "probed": bool(self.past.usable)}
         write_declaration(folder, {**self.sweep.to_json(), **task_digest(self.source), **resolved, **more})
 
     def stages(self, resources: Resources) -> None:
         """The stages in their order, up to the last one asked for."""
+        from sweeps.engine.device_types import device_types
         from sweeps.engine.workers import Workers
         from trainables.adapters.ray_tune import TuneTrial
 
         endings: Endings | None = None
+        types = device_types(resources)
         with Workers(TuneTrial, resources) as workers:
-            routes, metric, mode = self._probe(resources, workers)
-            if self.sweep.stage != "probe" and routes:
+            usable, metric, mode = self._probe(types, resources, workers)
+            if self.sweep.stage != "probe" and usable_anywhere(usable):
                 folder = self.home.shared(CHECKPOINTS_DIR)
                 checkpoints = Checkpoints(folder, self.sweep.checkpoint_every_s, metric, mode)
                 endings = Endings(self.recorder, checkpoints, self.past.kept)
                 if self.sweep.num_trials > 0:
-                    self._search(resources, workers, routes, endings)
+                    self._search(types, resources, workers, usable, endings)
         if self.sweep.stage == "confirm" and endings is not None:
-            self._confirm(resources, routes, endings)
+            self._confirm(resources, usable, endings)
         self.declare(metric, mode, probed=True, ended_at=rows.now())
 
-    def _probe(self, resources: Resources, workers: "Workers") -> tuple[Mapping[str, str], str, Literal["max", "min"]]:
-        """The precisions that remain with their kernel routes, and what the task's trials are ranked by."""
-        progress = self.recorder.progress
-        if self.past.routes is not None:
-            progress.ranks_by(self.past.metric, self.past.mode)
-            return self.past.routes, self.past.metric, self.past.mode
-        names = ladder_order(self.sweep.precisions)
-        progress.stage("probe", len(names), f"a few steps in {', '.join(names)}")
-        workers.start(1 if self.sweep.stage == "probe" else max(1, min(self.num_trials, resources.slots)))
-        spec = probe_spec(self.sweep, self.source, self.first, resources)
-        results = run_probe(spec, names, self.sweep.fixed_route, resources, workers, self.recorder)
-        for remark in dict.fromkeys(remark for result in results for remark in result.get("remarks", ())):
-            progress.say(f"  {one_line(remark)}")
-        for result in results:
-            progress.say("  " + describe_probe(result))
-        metrics = next((result["metrics"] for result in results if result["metrics"]), None)
-        own = None if metrics is None else [name for name in metrics if name != "val_loss"]
-        metric, mode = metric_and_mode(self.sweep, own)
-        self.declare(metric, mode, probed=True)
-        progress.ranks_by(metric, mode)
-        completed = [result for result in results if result["status"] == "completed"]
-        return {result["precision"]: result["route"] for result in completed}, metric, mode
+    def _probe(
+        self, types: "Sequence[DeviceType]", resources: Resources, workers: "Workers"
+    ) -> tuple[Usable, str, Literal["max", "min"]]:
+        """What each device type can use, and what the task's trials are ranked by."""
+        usable, metric, mode = dict(self.past.usable), self.past.metric, self.past.mode
+        if unprobed(types, usable) and len(types) < 2:
+            workers.start(1 if self.sweep.stage == "probe" else max(1, min(self.num_trials, resources.slots)))
+        results = self._probe_types(types, resources, usable, workers)
+        if not self.past.usable:
+            metrics = next((result["metrics"] for result in results if result["metrics"]), None)
+            own = None if metrics is None else [name for name in metrics if name != "val_loss"]
+            metric, mode = metric_and_mode(self.sweep, own)
+            self.declare(metric, mode, probed=True)
+        self.recorder.progress.ranks_by(metric, mode)
+        return usable, metric, mode
 
-    def _search(self, resources: Resources, workers: "Workers", routes: Mapping[str, str], endings: Endings) -> None:
+    def _probe_types(
+        self, types: "Sequence[DeviceType]", resources: Resources, usable: Usable, workers: "Workers | None" = None
+    ) -> list[dict[str, Any]]:
+        spec = probe_spec(self.sweep, self.source, self.first, resources)
+        return probe_types(spec, self.sweep, types, resources, usable, workers, self.recorder)
+
+    def _search(
+        self,
+        types: "Sequence[DeviceType]",
+        resources: Resources,
+        workers: "Workers",
+        usable: Usable,
+        endings: Endings,
+    ) -> None:
+        from sweeps.engine.device_types import only_on
         from sweeps.engine.tune import run_search
         from sweeps.search.searchers import make_search
 
-        usable = list(routes)
-        search = make_search(self.sweep, usable, endings.checkpoints, self.past.searched, resources.slots)
-        left_out = [trial for trial in plan_left_out(self.sweep, usable) if trial.trial_id not in self.past.ended]
+        names = usable_anywhere(usable)
+        search = make_search(self.sweep, names, endings.checkpoints, self.past.searched, resources.slots)
+        left_out = [trial for trial in plan_left_out(self.sweep, names) if trial.trial_id not in self.past.ended]
         if not search.total and not left_out:
             return
-        what = f"{search.total} trials in {', '.join(usable)}; {resources.slots} at once"
+        what = f"{search.total} trials in {', '.join(names)}; {resources.slots} at once"
         self.recorder.progress.stage("search", search.total + len(left_out), what)
         for trial in left_out:
             reason = f"the probe left {trial.precision} out"
             self.recorder.record("trial", rows.never_ran(trial, "search", "excluded", reason))
+        for name in names:
+            able = [each for each in types if name in usable.get(each.name, {})]
+            if 0 < len(able) < len(types):
+                workers.keep_to(name, only_on(able, types))
         if search.total:
             workers.start(min(search.total, resources.slots))
             past = self.past.reports
-            run_search(self.sweep, self.source, search, past, resources, workers, routes, self.recorder, endings)
+            run_search(self.sweep, self.source, search, past, resources, workers, usable, self.recorder, endings)
         if search.remark:
             self.recorder.progress.say(f"  {search.remark}")
         if search.error is not None:
             raise Unfinished(f"{search.error}; {KEPT}") from search.error
 
-    def _confirm(self, resources: Resources, routes: Mapping[str, str], endings: Endings) -> None:
+    def _confirm(self, resources: Resources, usable: Usable, endings: Endings) -> None:
         from sweeps.engine.confirm import Confirmation
+        from sweeps.engine.device_types import device_types
 
-        usable = list(routes)
         if self.sweep.confirm is None:
             return
-        if len(usable) < 2 or not set(usable) & set(self.sweep.baselines):
-            self.recorder.progress.say(
-                f"confirm left out: of the precisions, only {', '.join(usable)} can be used here"
-            )
-            return
+        types = device_types(resources)  # nodes may have come since the probe, of further types
+        if len(types) > 1 or len(usable) > 1:
+            self._probe_types(types, resources, usable)
+        places = find_places(types, usable, resources)
+        for place in [each for each in places if lacks_arms(each, self.sweep)]:
+            there = f" on {place.device}" if len(places) > 1 else ""
+            known = ", ".join(place.routes)
+            self.recorder.progress.say(f"confirm left out{there}: of the precisions, only {known} can be used here")
+        places = [each for each in places if not lacks_arms(each, self.sweep)]
         folder, ranks = self.recorder.journal.folder, endings.checkpoints
         searches = self.sweep.num_trials > 0
         top_k = self.sweep.confirm.top_k
         configs = winners(folder, ranks.metric, ranks.mode, top_k) if searches else given_configs(self.sweep)
-        if not configs:
+        if not configs or not places:
             return
         used = {row["seed"] for row in searched(folder)}
-        trials = plan_confirm(configs, usable, self.sweep.confirm.num_seeds, self.sweep.seed, used)
+        trials = plan_places(places, usable, configs, self.sweep.confirm.num_seeds, self.sweep.seed, used)
         # Half of the pairs before the full runs and half after: a machine's speed drifts within minutes, and pairs that
         # are all timed in a row would agree with each other more than with the next hour.
-        early, late = ([trial for trial in half if trial.block_id not in self.past.timed] for half in in_halves(trials))
+        early, late = (
+            [trial for trial in half if (trial.block_id, trial.device) not in self.past.timed]
+            for half in in_halves(trials)
+        )
         trials = [trial for trial in trials if trial.trial_id not in self.past.ended]
-        blocks = len({trial.block_id for trial in [*early, *late]})
+        blocks = len({(trial.block_id, trial.device) for trial in [*early, *late]})
         if not trials and not blocks:
             return
         which = " best" if searches else ""
         those = f"the{which} configuration" if len(configs) == 1 else f"the {len(configs)}{which} configurations"
-        what = f"{those}{' again' if searches else ''}: {len(trials)} full runs and {blocks} timed pairs"
+        where = f" on {len(places)} device types" if len(places) > 1 else ""
+        what = f"{those}{' again' if searches else ''}{where}: {len(trials)} full runs and {blocks} timed pairs"
         self.recorder.progress.stage("confirm", len(trials) + blocks, what)
-        confirmation = Confirmation(self.sweep, self.source, resources, routes, self.recorder, endings)
-        confirmation.time_blocks(early, usable)
+        confirmation = Confirmation(self.sweep, self.source, places, self.recorder, endings)
+        confirmation.time_blocks(early)
         confirmation.run_trials(trials)
-        confirmation.time_blocks(late, usable)
-
-
-def probe_spec(sweep: Sweep, source: TaskSource, first: PlannedTrial | None, resources: Resources) -> TrialSpec:
-    """The trial that the probe tries every precision on: the first configuration."""
-    config, seed = (first.config, first.seed) if first else ({}, sweep.seed)
-    where = (resources.num_cpus, resources.num_gpus, resources.num_workers)
-    return TrialSpec("probe", source, config, "", seed, sweep.budget, *where, compile=sweep.compile, fsdp=sweep.fsdp)
-
-
-def describe_probe(result: Mapping[str, Any]) -> str:
-    """A probe's result in a line."""
-    precision, reason = result["precision"], result["status_reason"]
-    if result["status"] != "completed":
-        return f"{precision:<15}left out, {result['status'].replace('_', ' ')}: {reason}"
-    by = f" by {result['route']}" if result["route"] != DEFAULT else ""
-    by += f" ({result['default_ms']:.3g} by default)" if by and result["default_ms"] else ""
-    served = dict.fromkeys(kernel.split()[0] for kernel in (result["kernel"] or "").split(", ") if kernel)
-    by += f" in {' and '.join(served)}" if served else ""
-    return f"{precision:<15}{result['step_ms']:.3g} ms a step{by} on {result['device']}"
-
-
-def in_halves(trials: Sequence[PlannedTrial]) -> tuple[list[PlannedTrial], list[PlannedTrial]]:
-    """The trials by block: every second block, and the others, so that both halves hold every configuration."""
-    number = {block: index for index, block in enumerate(dict.fromkeys(trial.block_id for trial in trials))}
-    halves = [[trial for trial in trials if number[trial.block_id] % 2 == half] for half in (0, 1)]
-    return halves[0], halves[1]
-
-
-def winners(folder: Path, metric: str, mode: Literal["max", "min"], top_k: int) -> list[Mapping[str, Any]]:
-    """The union of each precision's best configurations in a search, each once.
-
-    Args:
-        folder: of the run.
-        metric, mode: what is ranked by.
-        top_k: how many of each precision.
-    """
-    from analysis import load
-    from analysis.verdicts import ranking
-
-    ranked = ranking(load(folder).trials, metric, mode)
-    configs = {row["config_id"]: row["config"] for row in searched(folder)}
-    return [configs[name] for name in dict.fromkeys(name for best in ranked.values() for name in best[:top_k])]
-
-
-def searched(folder: Path) -> list[dict[str, Any]]:
-    """The rows of a run's search, as recorded so far."""
-    from analysis.journal import read_journal
-
-    return [row for row in read_journal(folder).trials.values() if row["stage"] == "search"]
+        confirmation.time_blocks(late)

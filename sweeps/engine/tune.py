@@ -4,7 +4,7 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from sweeps.engine.controller import run_trials
 from sweeps.engine.endings import Endings
 from sweeps.engine.failures import MAX_FAILURES, survive_memory_kills
 from sweeps.engine.metric import stopping
+from sweeps.engine.probe import Usable
 from sweeps.engine.recorder import Recorder
 from sweeps.engine.sweep import Sweep
 from sweeps.engine.tracking import tracking_of
@@ -25,6 +26,10 @@ from sweeps.search.searchers import Search
 from trainables.loading import TaskSource
 from trainables.spec import Checkpoints, TrialSpec
 
+GROWING = 200
+"""Trials that wait at once where nodes may be added, for the autoscaler to see what could be used; as many as Tune has
+by default, since nodes take minutes to come."""
+
 
 def run_search(
     sweep: Sweep,
@@ -33,7 +38,7 @@ def run_search(
     past: Sequence[tuple[str, str, int, float]],
     resources: Resources,
     workers: Workers,
-    routes: Mapping[str, str],
+    usable: Usable,
     recorder: Recorder,
     endings: Endings,
 ) -> None:
@@ -46,13 +51,16 @@ def run_search(
         past: reports from before an interruption, as :class:`sweeps.engine.resume.Past` keeps them.
         resources: of each trial.
         workers: that the trials run in.
-        routes: precision -> its kernel route.
+        usable: the kernel routes of the precisions that device types can use.
         recorder: takes the rows.
         endings: takes the trials that end, and says what they are ranked by.
     """
     checkpoints = endings.checkpoints
     search.template = _template(sweep, source, resources, checkpoints, recorder.journal.folder).to_dict()
-    search.routes, search.to_beat = routes, endings.to_beat
+    search.to_beat = endings.to_beat
+    for device, routes in usable.items():
+        for precision, route in routes.items():
+            search.routes.setdefault(precision, {})[device] = route
     scheduler = make_scheduler(sweep, checkpoints.metric, checkpoints.mode, sweep.max_reports)
     if isinstance(scheduler, Asha):
         scheduler.replay(past)
@@ -65,7 +73,7 @@ def run_search(
             scheduler,
             callback,
             num_trials=search.total,
-            max_pending=max(16, 2 * resources.slots),
+            max_pending=GROWING if resources.can_grow else max(16, 2 * resources.slots),
             max_failures=MAX_FAILURES,
             folder=scratch,
         )

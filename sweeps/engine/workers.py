@@ -4,6 +4,7 @@ Ray Tune starts workers of its own only for trials, so after the probe, and impo
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
@@ -15,7 +16,7 @@ from ray.air.execution.resources.request import ResourceRequest
 from ray.tune import PlacementGroupFactory
 
 from sweeps.engine.cluster import Resources
-from sweeps.engine.remote import bundles
+from sweeps.engine.remote import group_of
 from sweeps.search.checks import Unfinished
 from trainables.adapters.ray_tune import TuneTrial
 
@@ -32,12 +33,15 @@ class Workers:
         trainable: what they run; made without a configuration, it imports what trials need.
         resources: of each; one of a trial of several workers starts the others.
 
-    ``manager`` is Tune's own, ``request`` what each of them asks of it.
+    ``manager`` is Tune's own, ``request`` what each of them asks of it; ``own_requests`` has what trials of a precision
+    ask of it that may not run everywhere.
     """
 
     def __init__(self, trainable: type[TuneTrial], resources: Resources) -> None:
         self.trainable = trainable
-        self.request = PlacementGroupFactory(bundles(resources.per_worker, resources.num_workers))
+        self._resources = resources
+        self.request = PlacementGroupFactory(**group_of(resources.per_worker, resources.num_workers))
+        self.own_requests: dict[str, PlacementGroupFactory] = {}
         self._groups = RecycledGroups()
         self._groups.expected = 0 if resources.waits_for else resources.slots
         self.manager = RayActorManager(self._groups)
@@ -50,6 +54,20 @@ class Workers:
         for _ in range(count - self.manager.num_total_actors):
             self._add()
         self.manager.next(timeout=0)
+
+    def keep_to(self, precision: str, placement: Mapping[str, Any]) -> None:
+        """Has trials of a precision run on some nodes alone, in workers of their own.
+
+        Args:
+            precision: of the ladder.
+            placement: options of Ray's tasks that keep them there.
+        """
+        options = {**self._resources.per_worker, **placement}
+        self.own_requests[precision] = PlacementGroupFactory(**group_of(options, self._resources.num_workers))
+
+    def want_no_more(self) -> None:
+        """Takes back what was asked of the cluster for trials that have found a worker elsewhere."""
+        self._groups.drop_spares()
 
     def _add(self) -> None:
         self.manager.add_actor(self._remote, {}, self.request, on_start=self.started.append, on_error=self._failed)
@@ -99,6 +117,7 @@ class RecycledGroups(PlacementGroupResourceManager):
     def __init__(self, update_interval_s: float = 0.1) -> None:
         super().__init__(update_interval_s)
         self._spare: Counter[ResourceRequest] = Counter()
+        self._keeps_spares = True
         self.expected = 0
 
     def request_resources(self, resource_request: ResourceRequest) -> None:
@@ -125,7 +144,20 @@ class RecycledGroups(PlacementGroupResourceManager):
 
     def cancel_resource_request(self, resource_request: ResourceRequest) -> None:
         """Makes the request's group a spare one."""
-        self._spare[resource_request] += 1
+        if self._keeps_spares:
+            self._spare[resource_request] += 1
+        else:
+            super().cancel_resource_request(resource_request)
+
+    def drop_spares(self) -> None:
+        """Removes the groups that wait for no request, from now on: no more requests are to come.
+
+        An autoscaler would start nodes for them, and let none go that they are on.
+        """
+        self._keeps_spares = False
+        for request in self._spare.elements():
+            super().cancel_resource_request(request)
+        self._spare.clear()
 
 
 _AT_ONCE_S = 1.0

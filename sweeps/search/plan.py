@@ -1,8 +1,9 @@
 """Which runs a sweep launches: configurations crossed with precisions, each with its seed and its names."""
 
 import itertools
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sweeps.search.checks import one_of, refuse
@@ -30,6 +31,7 @@ class PlannedTrial:
         config: hyperparameters, without precision and seed.
         precision: a name of the ladder.
         seed: seeds initial weights, data order and everything drawn later.
+        device: the device type that it is kept to; empty for any.
     """
 
     index: int
@@ -39,6 +41,7 @@ class PlannedTrial:
     config: Configuration
     precision: str
     seed: int
+    device: str = ""
 
 
 def follows_results(sweep: "Sweep") -> bool:
@@ -139,6 +142,17 @@ def plan_confirm(
         for seed in seeds
         for precision in precisions
     ]
+
+
+def on_device(trial: PlannedTrial, device: str, is_first: bool) -> PlannedTrial:
+    """The trial, kept to a device type, and named after it where the type is not the first of the run."""
+    name = trial.trial_id if is_first else trial.trial_id + device_suffix(device)
+    return replace(trial, trial_id=name, device=device)
+
+
+def device_suffix(device: str) -> str:
+    """What tells the runs on a device type from those on others by their names; fit for files, and for URLs."""
+    return "-" + re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
 
 
 def with_config(trial: PlannedTrial, config: Configuration) -> PlannedTrial:

@@ -14,7 +14,6 @@ from sweeps.search.checks import SweepError
 from sweeps.search.new_searcher import new_searcher
 from sweeps.search.plan import PlannedTrial, follows_results, plan_search, recorded_trial, search_id, search_trial
 from sweeps.search.suggester import EXHAUSTED, Suggester
-from trainables.routes import DEFAULT
 from trainables.spec import Checkpoints
 
 if TYPE_CHECKING:
@@ -35,8 +34,8 @@ class Search(Searcher):
         total: trials that it hands out at most.
 
     ``template`` has the fields of :class:`trainables.spec.TrialSpec` that all trials share, ``routes`` each precision's
-    kernel route; ``to_beat`` tells the best metric of a completed trial of a precision so far, for the trials to know;
-    ``error`` is what a searcher raised, ``remark`` why the search ended early where nothing was raised.
+    kernel route by device type; ``to_beat`` tells the best metric of a completed trial of a precision so far, for the
+    trials to know; ``error`` is what a searcher raised, ``remark`` why the search ended early where nothing was raised.
     """
 
     def __init__(self, trials: Sequence[PlannedTrial], total: int) -> None:
@@ -44,7 +43,7 @@ class Search(Searcher):
         self.trials = {trial.trial_id: trial for trial in trials}
         self.total = total
         self.template: Mapping[str, Any] = {}
-        self.routes: Mapping[str, str] = {}
+        self.routes: dict[str, dict[str, str]] = {}
         self.to_beat: Callable[[str], float | None] = lambda precision: None
         self.error: SweepError | None = None
         self.remark: str | None = None
@@ -55,8 +54,8 @@ class Search(Searcher):
     def _config(self, trial: PlannedTrial) -> dict[str, Any]:
         """A trial's configuration as Tune hands it to its worker."""
         own = {"trial_id": trial.trial_id, "config": trial.config, "precision": trial.precision, "seed": trial.seed}
-        route = self.routes.get(trial.precision, DEFAULT)
-        return {"spec": {**self.template, **own, "route": route, "to_beat": self.to_beat(trial.precision)}}
+        routes = self.routes.get(trial.precision, {})
+        return {"spec": {**self.template, **own, "routes": routes, "to_beat": self.to_beat(trial.precision)}}
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune pickles searchers for a restore that is not used here."""

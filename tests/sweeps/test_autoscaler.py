@@ -1,17 +1,14 @@
 """Nodes that an autoscaler may start: by hand, and on Ray's own autoscaler with nodes that are processes here."""
 
-import contextlib
 import json
 import os
-import shutil
-import socket
 import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import fake_provider
+import nodes
 import pytest
 
 from analysis import load
@@ -78,81 +75,11 @@ def test_what_neither_a_node_nor_the_autoscaler_has_is_refused():
     assert "the autoscaler may start: 2 CPUs and 0 GPUs, 16 CPUs and 8 GPUs" in str(refused.value)
 
 
-HEAD_ID = "f" * 51 + "00000"
-CONFIG = {
-    "cluster_name": "here",
-    "max_workers": 1,
-    "head_node_type": "ray.head.default",
-    "available_node_types": {
-        "two": {"resources": {"CPU": 2, "object_store_memory": 80_000_000}, "node_config": {}, "max_workers": 1},
-        "ray.head.default": {"resources": {"CPU": 1}, "node_config": {}, "max_workers": 0},
-    },
-    "provider": {
-        "type": "external",
-        "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
-        "use_node_id_as_ip": True,
-        "disable_node_updaters": True,
-        "disable_launch_config_check": True,
-        "launch_multiple": True,
-        "head_node_id": HEAD_ID,
-    },
-    "idle_timeout_minutes": 5,
-    "upscaling_speed": 1.0,
-    "file_mounts_sync_continuously": False,
-    **{name: {} for name in ("auth", "file_mounts", "docker")},
-    **{name: [] for name in ("cluster_synced_files", "rsync_exclude", "rsync_filter", "initialization_commands")},
-    **{name: [] for name in ("setup_commands", "head_setup_commands", "worker_setup_commands")},
-    **{name: [] for name in ("head_start_ray_commands", "worker_start_ray_commands")},
-}
-
-
 @pytest.fixture
 def autoscaling() -> Iterator[str]:
     """The address of a Ray of its own: a head with one CPU, and an autoscaler that may start a node with two."""
-    import psutil
-
-    folder = Path(tempfile.mkdtemp(prefix="scaling", dir="/tmp"))  # Ray's sockets allow for no longer path
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    config = CONFIG | {"provider": CONFIG["provider"] | {"gcs_address": f"127.0.0.1:{port}"}}
-    (folder / "config.json").write_text(json.dumps(config))
-    words = [f"--port={port}", f"--temp-dir={folder}/ray", f"--autoscaling-config={folder}/config.json"]
-    words += ["--num-cpus=1", "--num-gpus=0", "--object-store-memory=100000000", "--node-ip-address=127.0.0.1"]
-    environment = os.environ | {
-        "RAY_AUTH_MODE": "disabled",
-        "RAY_FAKE_CLUSTER": "1",
-        "AUTOSCALER_UPDATE_INTERVAL_S": "1",
-        "RAY_enable_autoscaler_v2": "1",
-        "RAY_CLOUD_INSTANCE_ID": HEAD_ID,
-        "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_ID,
-        "RAY_NODE_TYPE_NAME": "ray.head.default",
-    }
-    environment.pop("RAY_ADDRESS", None)
-    with (folder / "log").open("w") as log:
-        head = psutil.Popen(
-            [BIN / "ray", "start", "--head", "--block", "--include-dashboard=false", "--disable-usage-stats", *words],
-            env=environment,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        _wait_for(port, folder / "log")
-        yield f"127.0.0.1:{port}"
-    finally:
-        for process in [*head.children(recursive=True), head]:
-            with contextlib.suppress(psutil.NoSuchProcess):  # Ray's own may end with each other
-                process.kill()
-        head.wait()
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _wait_for(port: int, log: Path) -> None:
-    deadline = time.monotonic() + 60
-    while "Ray runtime started" not in log.read_text():
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.2)
-    socket.create_connection(("127.0.0.1", port)).close()
+    with fake_provider.autoscaling(max_workers=1, idle_minutes=5, head_cpus=1) as address:
+        yield address
 
 
 KNOWN = """
@@ -198,3 +125,36 @@ def test_a_sweep_starts_the_node_that_it_needs_and_is_refused_where_there_is_non
         "[{'CPU': 2, 'object_store_memory': 80000000}]",
         "[{'CPU': 4}]",
     ], known.stderr
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(290)
+@pytest.mark.skipif(nodes.why_not() is not None, reason=str(nodes.why_not()))
+def test_nodes_come_for_a_sweep_are_replaced_go_where_it_confirms_and_go_when_it_ends(tmp_path: Path):
+    ended = nodes.run_alone("tests.sweeps.scaling", tmp_path, timeout=280)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    seen = [json.loads(line) for line in ended.stdout.splitlines() if line.startswith("{")]
+    assert (seen[0]["stage"], seen[0]["nodes"]) == ("probe", [])
+    assert max(len(each["nodes"]) for each in seen) == 2
+    killed = seen[-1]["killed"]
+    assert killed
+    later = seen[next(index for index, each in enumerate(seen) if each["killed"]) :]
+    gone = next(index for index, each in enumerate(later) if killed not in each["nodes"])
+    assert len(later[gone]["nodes"]) == 1
+    assert any(each["stage"] == "search" and len(each["nodes"]) == 2 for each in later[gone:])  # replaced
+    assert any(len(each["nodes"]) == 1 for each in seen if each["stage"] == "timing")  # let go meanwhile
+    assert any(len(each["nodes"]) == 2 for each in seen if each["stage"] == "runs")  # and asked for again
+    assert (seen[-1]["stage"], seen[-1]["nodes"]) == ("ended", [])
+    check_rows(tmp_path / "run")
+
+
+def check_rows(folder: Path) -> None:
+    """Every trial ended well, and every epoch of it is in the journal once."""
+    results = load(folder)
+    assert (results.trials["status"] == "completed").all(), results.trials[["trial_id", "status", "status_reason"]]
+    assert results.trials["stage"].value_counts().to_dict() == {"search": 16, "confirm": 6, "probe": 2}
+    assert (results.timings["status"] == "completed").all()
+    written = [json.loads(line) for file in (folder / "journal").iterdir() for line in file.read_text().splitlines()]
+    reports = [(row["trial_id"], row["epoch"]) for row in written if row["kind"] == "report"]
+    trained = results.trials.loc[results.trials["stage"] != "probe", "trial_id"]
+    assert sorted(reports) == sorted((trial, epoch) for trial in trained for epoch in range(1, 41))

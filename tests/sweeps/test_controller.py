@@ -57,7 +57,8 @@ class Numbers(Searcher):
             return Searcher.FINISHED
         self.next += 1
         number = self.next - 1
-        return {"spec": {"trial_id": f"trial-{number}", "dies": number == self.dying}}
+        precision = ("here", "there")[number % 2]
+        return {"spec": {"trial_id": f"trial-{number}", "dies": number == self.dying, "precision": precision}}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         pass
@@ -132,6 +133,45 @@ def test_a_trial_whose_process_dies_is_tried_again_and_the_others_go_on(ray_addr
     assert seen.failed == ["trial-7"]
     assert seen.started.count("trial-7") == 2
     assert sorted(seen.ended) == sorted(set(all_trials) - {"trial-7"})
+    wait_until_all_is_free()
+
+
+class Counting(Seen):
+    """Counts, when a trial ends, the placement groups that there are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.groups: list[int] = []
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        super().on_trial_complete(iteration, trials, trial)
+        self.groups.append(sum(group["state"] != "REMOVED" for group in placement_group_table().values()))
+
+
+def test_nothing_stays_asked_of_the_cluster_for_trials_that_have_found_a_worker(
+    ray_address: str, tmp_path: Path
+) -> None:
+    """An autoscaler would start nodes for it, which nobody would use."""
+    seen = Counting()
+    all_trials = search(tmp_path, seen, FIFOScheduler(), lambda n: n >= 20)
+    assert sorted(seen.ended) == sorted(all_trials)
+    assert MAX_PENDING <= max(seen.groups) <= MAX_PENDING + 2
+    assert seen.groups[-1] <= 2
+
+
+def test_trials_that_may_not_run_everywhere_have_workers_of_their_own(ray_address: str, tmp_path: Path) -> None:
+    seen = Seen()
+    searcher = Numbers(lambda n: n >= 20, dying=5)
+    with Workers(Nothing, Resources(1, 0, 2, 2)) as workers:
+        workers.keep_to("there", {"label_selector": {"ray.io/node-id": f"!in({'f' * 56})"}})
+        workers.start(2)
+        run_trials(workers, searcher, FIFOScheduler(), seen, 2000, MAX_PENDING, 1, str(tmp_path))
+    assert sorted(seen.ended) == sorted(f"trial-{number}" for number in range(20) if number != 5)
+    assert seen.started.count("trial-5") == 2
+    processes: dict[int, set[int]] = {0: set(), 1: set()}
+    for trial, process in zip(seen.ended, seen.processes, strict=True):
+        processes[int(trial.removeprefix("trial-")) % 2].add(process)
+    assert not processes[0] & processes[1]
     wait_until_all_is_free()
 
 

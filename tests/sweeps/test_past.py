@@ -22,9 +22,8 @@ def finished(tmp_path: Path) -> Path:
     sweep = declared(tmp_path)
     with Journal(tmp_path / "first") as journal:
         for precision, status in (("fp32", "completed"), ("bf16-mixed", "excluded")):
-            journal.write(
-                "trial", {"trial_id": f"probe-{precision}", "stage": "probe", "precision": precision, "status": status}
-            )
+            probed = {"trial_id": f"probe-{precision}", "stage": "probe", "precision": precision, "device": "X"}
+            journal.write("trial", probed | {"status": status})
         for trial_id, status in (("search-0000-fp32", "pruned"), ("search-0001-fp32", "running")):
             journal.write("trial", {"trial_id": trial_id, "stage": "search", "precision": "fp32", "status": status})
         for trial_id, step, value in (
@@ -34,7 +33,7 @@ def finished(tmp_path: Path) -> Path:
             ("search-0001-fp32", 44, 0.75),
         ):
             journal.write("report", {"trial_id": trial_id, "stage": "search", "step": step, "val_accuracy": value})
-        journal.write("timing", {"block_id": "b", "status": "completed", "arms": []})
+        journal.write("timing", {"block_id": "b", "device": "X", "status": "completed", "arms": []})
         journal.write("timing", {"block_id": "c", "status": "errored", "arms": []})
     resolved = {"run_name": "first", "metric": "val_accuracy", "mode": "max", "probed": True}
     write_declaration(tmp_path / "first", {**sweep.to_json(), **resolved})
@@ -44,9 +43,9 @@ def finished(tmp_path: Path) -> Path:
 def test_the_past_is_what_the_journal_says(finished: Path):
     sweep = declared(finished)
     past = read_past(finished / "first", sweep, find_task(sweep.task))
-    assert past.routes == {"fp32": "default"}
+    assert past.usable == {"X": {"fp32": "default"}}
     assert past.ended == {"probe-fp32", "probe-bf16-mixed", "search-0000-fp32"}
-    assert past.timed == {"b"}
+    assert past.timed == {("b", "X")}
     statuses = {trial_id: row["status"] for trial_id, row in past.searched.items()}
     assert statuses == {"search-0000-fp32": "pruned", "search-0001-fp32": "running"}
     numbers = [(trial_id, t) for _, trial_id, t, _ in past.reports]

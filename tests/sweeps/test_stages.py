@@ -11,12 +11,13 @@ from sweeps import Sweep, SweepError, run
 from sweeps.engine import cli, rows, stages, tune
 from sweeps.engine.cluster import Resources
 from sweeps.engine.confirm import Confirmation
+from sweeps.engine.confirm_plan import Place, in_halves, searched, winners
 from sweeps.engine.endings import Endings
 from sweeps.engine.journal import Journal, write_declaration
+from sweeps.engine.probe import describe_probe, probe_spec
 from sweeps.engine.progress import Progress
 from sweeps.engine.recorder import Recorder
 from sweeps.engine.resume import Past
-from sweeps.engine.stages import describe_probe, in_halves, probe_spec, searched, winners
 from sweeps.engine.workers import Workers
 from sweeps.search.checks import Unfinished
 from sweeps.search.plan import plan_confirm, search_trial
@@ -48,7 +49,7 @@ def test_probe_and_confirm_compile_as_the_sweep_says(tmp_path: Path, compile: bo
     with Journal(tmp_path / "run") as journal:
         recorder = Recorder(journal, Progress(Console(quiet=True)), {}, frozenset())
         endings = Endings(recorder, Checkpoints("", 30, "val_accuracy", "max"))
-        confirmation = Confirmation(sweep, source, resources, {"fp32": "default"}, recorder, endings)
+        confirmation = Confirmation(sweep, source, [Place("", resources, {"fp32": "default"})], recorder, endings)
         [trial] = plan_confirm([{}], ["fp32"], num_seeds=1, sweep_seed=0)
         assert confirmation._spec(trial).compile is compile
 
@@ -137,10 +138,11 @@ def test_a_search_that_its_searcher_ended_is_unfinished(tmp_path: Path, monkeypa
         recorder = Recorder(journal, Progress(Console(quiet=True)))
         endings = Endings(recorder, Checkpoints(str(tmp_path), 0, "val_loss", "min"))
         this = stages._Run(sweep, find_task(sweep.task), stages.Home(tmp_path / "r"), 1, None, Past(), recorder)
+        resources, usable = Resources(1, 0, 2, 2), {"X": {"fp32": "default"}}
         with pytest.raises(
             Unfinished, match=r"^searcher: planted; what was measured so far is kept, --resume"
         ) as error:
-            this._search(Resources(1, 0, 2, 2), WorkersOfNoRay(TuneTrial, Resources(1, 0, 2, 2)), ["fp32"], endings)
+            this._search([], resources, WorkersOfNoRay(TuneTrial, resources), usable, endings)
     assert isinstance(error.value.__cause__, SweepError)
 
 

@@ -1,0 +1,113 @@
+"""The device types of the cluster: which nodes have devices alike, and how trials are kept to them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sweeps.engine.cluster import Resources
+from sweeps.engine.doctor.cluster import NODE_WAIT_S, answers_of, start_on
+from sweeps.engine.doctor.facts import Unanswered
+from sweeps.engine.doctor.gpus import find_gpus
+from trainables.cpu import cpu_name
+
+ACCELERATOR = "accelerator_type:"
+"""Begins the name of the resource that Ray gives nodes by the model of their GPUs."""
+
+SLIGHT = 0.001
+"""How much of that resource a task takes: Ray's own figure, of 1 that a node has."""
+
+NODE_ID = "ray.io/node-id"
+"""The label of Ray's that every node has."""
+
+
+@dataclass(frozen=True)
+class DeviceType:
+    """Nodes whose devices are alike.
+
+    Args:
+        name: of their GPUs, or else their CPU, as the column ``device`` has it.
+        nodes: as ``ray.nodes()`` tells of them, at least one.
+    """
+
+    name: str
+    nodes: tuple[Mapping[str, Any], ...]
+
+    @property
+    def accelerators(self) -> set[str]:
+        """Ray's resources that name their GPUs; several where Ray tells models apart that the driver does not."""
+        return {name for node in self.nodes for name in node["Resources"] if name.startswith(ACCELERATOR)}
+
+
+def device_types(resources: Resources) -> list[DeviceType]:
+    """Those of the connected cluster that a trial has room on, by name; none where its nodes have still to come.
+
+    A node that does not answer is of no type.
+
+    Args:
+        resources: of each trial.
+    """
+    import ray
+
+    able = [node for node in ray.nodes() if node["Alive"] and resources.fit_on(node["Resources"])]
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for node, name in zip(able, _names(able, resources.num_gpus > 0), strict=True):
+        if name is not None:
+            found.setdefault(name or _accelerator(node), []).append(node)
+    return [DeviceType(name, tuple(nodes)) for name, nodes in sorted(found.items())]
+
+
+def _names(nodes: Sequence[Mapping[str, Any]], use_gpus: bool) -> list[str | None]:
+    import ray
+
+    here = ray.get_runtime_context().get_node_id()
+    away = [node["NodeID"] for node in nodes if node["NodeID"] != here]
+    answers = answers_of([start_on(own_device, node, {"num_cpus": 0}, use_gpus) for node in away], NODE_WAIT_S)
+    names = dict(zip(away, answers, strict=True))
+    if len(away) < len(nodes):
+        names[here] = own_device(use_gpus)
+    return [None if isinstance(name := names[node["NodeID"]], Unanswered) else name for node in nodes]
+
+
+def own_device(use_gpus: bool) -> str:
+    """The name of this machine's GPUs, empty where its driver tells none; or that of its CPU."""
+    if not use_gpus:
+        return cpu_name()
+    return next((gpu.name for gpu in find_gpus()), "")
+
+
+def _accelerator(node: Mapping[str, Any]) -> str:
+    """What Ray calls a node's GPUs."""
+    names = (name.removeprefix(ACCELERATOR) for name in node["Resources"] if name.startswith(ACCELERATOR))
+    return next(names, "GPU")
+
+
+def only_on(kept: Sequence[DeviceType], among: Sequence[DeviceType]) -> dict[str, Any]:
+    """Options of Ray's that keep a task to some device types; none where these are all.
+
+    By the name of their GPUs where that is enough, since autoscalers understand it. Otherwise the nodes of other types
+    are ruled out: a node that comes later, or comes back, may be of the right one.
+
+    Args:
+        kept: at least one.
+        among: all types of the cluster.
+    """
+    others = [each for each in among if each not in kept]
+    if not others:
+        return {}
+    if len(kept) == 1 and len(kept[0].accelerators) == 1:
+        (name,) = kept[0].accelerators
+        if all(name not in other.accelerators for other in others):
+            return {"resources": {name: SLIGHT}}
+    ruled_out = ",".join(node["NodeID"] for other in others for node in other.nodes)
+    return {"label_selector": {NODE_ID: f"!in({ruled_out})"}}
+
+
+def resources_on(kept: DeviceType, among: Sequence[DeviceType], resources: Resources) -> Resources:
+    """A trial's resources on one device type alone.
+
+    Args:
+        kept: the type.
+        among: all types of the cluster.
+        resources: of a trial that may run on any.
+    """
+    return resources.kept_to([node["Resources"] for node in kept.nodes], only_on([kept], among))

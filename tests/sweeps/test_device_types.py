@@ -1,0 +1,98 @@
+"""Device types and what keeps trials to them, by hand; on nodes in ``test_nodes.py``."""
+
+from typing import Any
+
+import pytest
+
+from sweeps import Sweep
+from sweeps.engine.cluster import Resources, _resources
+from sweeps.engine.confirm_plan import Place, find_places, lacks_arms, plan_places
+from sweeps.engine.device_types import DeviceType, only_on, resources_on
+from sweeps.engine.probe import unprobed, usable_anywhere
+
+
+def nodes(*names: str, cpus: float = 8, **resources: float) -> tuple[dict[str, Any], ...]:
+    return tuple({"NodeID": name, "Resources": {"CPU": cpus, **resources}} for name in names)
+
+
+H100 = DeviceType("NVIDIA H100", nodes("a", "b", cpus=32, GPU=8, **{"accelerator_type:H100": 1}))
+PCIE = DeviceType("NVIDIA H100 PCIe", nodes("c", cpus=16, GPU=2, **{"accelerator_type:H100": 1}))
+A10G = DeviceType("NVIDIA A10G", nodes("d", "e", cpus=4, GPU=1, **{"accelerator_type:A10G": 1}))
+XEON = DeviceType("Xeon", nodes("f", "g"))
+EPYC = DeviceType("EPYC", nodes("h", cpus=64))
+H100_ONLY = {"resources": {"accelerator_type:H100": 0.001}}
+
+
+def nowhere_but(*ruled_out: str) -> dict[str, Any]:
+    return {"label_selector": {"ray.io/node-id": f"!in({','.join(ruled_out)})"}}
+
+
+@pytest.mark.parametrize(
+    ("kept", "among", "expected"),
+    [
+        ([H100], [H100], {}),
+        ([H100, A10G], [H100, A10G], {}),
+        ([H100], [A10G, H100], H100_ONLY),
+        ([H100], [A10G, H100, PCIE], nowhere_but("d", "e", "c")),  # two models that Ray calls alike
+        ([H100, PCIE], [A10G, H100, PCIE], nowhere_but("d", "e")),
+        ([EPYC], [EPYC, XEON], nowhere_but("f", "g")),
+    ],
+)
+def test_what_keeps_trials_to_device_types(kept: list, among: list, expected: dict):
+    assert only_on(kept, among) == expected
+
+
+def test_a_device_type_has_its_own_slots_and_its_own_smallest_node():
+    both = Resources(1, 0.5, 36, 4)
+    on_h100 = resources_on(H100, [A10G, H100], both)
+    assert (on_h100.slots, on_h100.exclusive) == (32, {"num_cpus": 1, "num_gpus": 1, **H100_ONLY})
+    assert on_h100.per_worker == {"num_cpus": 1, "num_gpus": 0.5, **H100_ONLY}
+    assert resources_on(A10G, [A10G, H100], both).slots == 4
+    on_xeon = resources_on(XEON, [EPYC, XEON], Resources(2, 0, 40, 8))
+    assert (on_xeon.slots, on_xeon.exclusive) == (8, {"num_cpus": 8, "num_gpus": 0, **nowhere_but("h")})
+    assert resources_on(EPYC, [EPYC, XEON], Resources(2, 0, 40, 8)).exclusive["num_cpus"] == 64
+
+
+@pytest.mark.parametrize(
+    ("gpus", "slots"), [(0.5, 16), (0.25, 32), (0.1, 80), (0.3, 24), (0.4, 16), (0.6, 8), (1, 8), (3, 2)]
+)
+def test_no_share_of_a_gpu_spans_two(gpus: float, slots: int):
+    sweep = Sweep(name="s", task="m:f", space={}, gpus_per_trial=gpus, cpus_per_trial=0.1)
+    assert _resources(sweep, [{"CPU": 64.0, "GPU": 8.0}]).slots == slots
+
+
+USABLE = {"NVIDIA H100": {"fp32": "default", "fp8-rowwise": "default"}, "NVIDIA A10G": {"fp32": "cublaslt"}}
+
+
+def test_what_has_still_to_be_probed():
+    assert unprobed([], {}) == [None]
+    assert unprobed([], USABLE) == []
+    assert unprobed([H100, A10G], {}) == [H100, A10G]
+    assert unprobed([H100, PCIE, A10G], USABLE) == [PCIE]
+    assert usable_anywhere(USABLE) == ["fp32", "fp8-rowwise"]
+
+
+def test_each_device_type_is_a_place_of_its_own():
+    resources = Resources(1, 1, 18, 4)
+    alone = find_places([H100], USABLE, resources)
+    assert alone == [Place("NVIDIA H100", resources, USABLE["NVIDIA H100"])]
+    assert find_places([], USABLE, resources) == alone
+    assert find_places([A10G], USABLE, resources) == [Place("NVIDIA A10G", resources, USABLE["NVIDIA A10G"])]
+    two = find_places([A10G, H100, PCIE], USABLE, resources)
+    assert [place.device for place in two] == ["NVIDIA A10G", "NVIDIA H100"]
+    assert two[0].resources.placement == {"resources": {"accelerator_type:A10G": 0.001}}
+    sweep = Sweep(name="s", task="m:f", space={}, precisions=("fp32", "fp8-rowwise"), compile=True)
+    assert [lacks_arms(place, sweep) for place in two] == [True, False]
+
+
+def test_the_same_blocks_run_at_each_place_in_its_precisions_under_names_of_their_own():
+    resources = Resources(1, 1, 1, 1)
+    places = [Place(device, resources, USABLE[device]) for device in ("NVIDIA A10G", "NVIDIA H100")]
+    trials = plan_places(places, USABLE, [{"width": 8}], num_seeds=2, sweep_seed=0, used_seeds=())
+    assert len({trial.trial_id for trial in trials}) == len(trials) == 6
+    by_device = {device: [t for t in trials if t.device == device] for device in USABLE}
+    assert [t.precision for t in by_device["NVIDIA A10G"]] == ["fp32", "fp32"]
+    assert {t.block_id for t in by_device["NVIDIA A10G"]} == {t.block_id for t in by_device["NVIDIA H100"]}
+    assert all(t.trial_id.endswith("-fp32-nvidia-a10g") for t in by_device["NVIDIA A10G"])
+    # The type that was probed first is the run's first, in whichever order they are looked at later.
+    assert {t.trial_id.rpartition(f"{t.seed}-")[2] for t in by_device["NVIDIA H100"]} == {"fp32", "fp8-rowwise"}

@@ -1,0 +1,78 @@
+"""Sweeps on simulated nodes: who gets which GPU, and what is seen of device types."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import nodes
+import pytest
+import two_types
+
+from analysis import load
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.timeout(290),
+    pytest.mark.skipif(nodes.why_not() is not None, reason=str(nodes.why_not())),
+]
+
+
+@pytest.mark.parametrize("num_gpus", [2, pytest.param(8, marks=pytest.mark.cluster)])
+def test_half_gpu_trials_share_every_gpu_by_twos_and_none_waits_while_one_is_free(tmp_path: Path, num_gpus: int):
+    """Eight of each of four nodes, 64 trials at once, take minutes on two processors."""
+    slots, num_trials = 8 * num_gpus, 10 * num_gpus
+    ended = nodes.run_alone("tests.sweeps.held", tmp_path, 4, num_gpus, num_trials, timeout=280)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    results = load(tmp_path / "run")
+    trials = results.trials
+    assert list(trials["status"]) == ["completed"] * num_trials, trials["status_reason"].dropna().tolist()
+    assert (trials["num_gpus"] == 0.5).all()
+    accelerators = {"node0": "H100", "node1": "A10G", "node2": "H100", "node3": "A10G"}
+    assert trials["device"].tolist() == [accelerators[node] for node in trials["node"]]
+    gpus = list(zip(trials["node"], trials["val_gpu"], strict=True))
+    assert set(gpus) == {(node, gpu) for node in accelerators for gpu in range(num_gpus)}
+    moments = [(time, 1, gpu) for time, gpu in zip(trials["started_at"], gpus, strict=True)]
+    moments += [(time, -1, gpu) for time, gpu in zip(trials["ended_at"], gpus, strict=True)]
+    running: Counter[tuple[str, float]] = Counter()
+    most = 0
+    for _, change, gpu in sorted(moments):
+        running[gpu] += change
+        assert running[gpu] <= 2, gpu
+        most = max(most, running.total())
+    assert most == slots
+    assert trials["val_process"].nunique() == slots  # none was started anew for the trials that waited
+    types = [json.loads(line) for line in ended.stdout.splitlines() if line.startswith("{")]
+    assert [(each["device"], each["slots"]) for each in types] == [("A10G", slots // 2), ("H100", slots // 2)]
+    for each in types:
+        assert [len(hosts) for hosts in each["ran"]] == [1] * 6 + [2] * 3
+        assert all(len(set(hosts)) == 1 for hosts in each["ran"])  # workers of one run share a node
+        assert {accelerators[hosts[0]] for hosts in each["ran"]} == {each["device"]}
+
+
+def test_each_device_type_is_probed_and_confirmed_and_no_pair_crosses(tmp_path: Path):
+    ended = nodes.run_alone("tests.sweeps.two_types", tmp_path, timeout=280)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    results = load(tmp_path / "run")
+    trials, cpus = results.trials, two_types.CPUS
+    assert trials["status"].eq("completed").all(), trials[["trial_id", "status", "status_reason"]]
+    assert trials["device"].tolist() == [cpus[node] for node in trials["node"]]
+    probed = trials[trials["stage"] == "probe"]
+    assert sorted(zip(probed["device"], probed["precision"], strict=True)) == [
+        (cpu, precision) for cpu in cpus.values() for precision in ("bf16-mixed", "fp32")
+    ]
+    confirmed = trials[trials["stage"] == "confirm"]
+    runs = confirmed.groupby(["device", "config_id", "seed"])["precision"].apply(sorted)
+    assert runs.map(lambda precisions: precisions == ["bf16-mixed", "fp32"]).all()
+    assert confirmed.groupby(["config_id", "seed"])["device"].apply(set).eq(set(cpus.values())).all()
+    own = confirmed["trial_id"].str.endswith("-right-cpu-2")
+    assert own.tolist() == (confirmed["device"] == "Right CPU 2").tolist()
+    timings = results.timings
+    assert timings["status"].eq("completed").all(), timings["status_reason"].dropna().tolist()
+    assert timings["device"].tolist() == [cpus[node] for node in timings["node"]]
+    assert timings.groupby(["block_id", "device"])["precision"].apply(len).eq(3).all()  # two arms and the copy
+    assert set(zip(timings["block_id"], timings["device"], strict=True)) == {
+        (block, cpu) for block in confirmed["block_id"] for cpu in cpus.values()
+    }
+    verdicts = results.verdicts.groupby("device")
+    assert set(verdicts.groups) == set(cpus.values())
+    assert all(set(rows["config_id"]) - {"best"} == set(confirmed["config_id"]) for _, rows in verdicts)
