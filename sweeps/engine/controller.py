@@ -5,6 +5,7 @@ and remove a placement group for each, ask every worker for its address twice a 
 end (``benchmarks/overhead.py`` times both).
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from ray.air.execution._internal.tracked_actor import TrackedActor
@@ -13,6 +14,7 @@ from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Experiment, Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher, SearchGenerator
+from ray.tune.stopper import FunctionStopper
 
 from sweeps.engine.workers import Workers
 
@@ -26,8 +28,13 @@ def run_trials(
     max_pending: int,
     max_failures: int,
     folder: str,
+    is_over: Callable[[], bool] = lambda: False,
+    on_rest: Callable[[Trial], None] = lambda trial: None,
 ) -> None:
     """Runs the trials that a searcher hands out until all have ended.
+
+    Once the search is over, no further trial starts, those that wait or pause end, and those that run end with their
+    next report.
 
     Args:
         workers: that have started or are starting; they are reused, and end with the search.
@@ -38,6 +45,8 @@ def run_trials(
         max_pending: trials that wait for a worker at once.
         max_failures: how often a trial whose process died is tried again.
         folder: for Tune's own files.
+        is_over: whether the search is to end by now; once it is, it stays so.
+        on_rest: is told of each trial that leaves its worker, be it for a while.
     """
     experiment = Experiment(
         "search",
@@ -47,21 +56,24 @@ def run_trials(
         max_failures=max_failures,
         checkpoint_config=CheckpointConfig(checkpoint_at_end=False),
     )
-    search = _Search(searcher, workers.trainable, workers.request)
-    search.add_configurations([experiment])
     controller: Any = _Controller(
-        search_alg=search,
+        search_alg=_search_of(experiment, searcher, workers),
         scheduler=scheduler,
         callbacks=[callback],
         storage=experiment.storage,
         reuse_actors=True,
+        stopper=FunctionStopper(lambda trial_id, result: is_over()),
     )
     controller.update_max_pending_trials(max_pending)
+    controller.on_rest = on_rest
     controller.take_over(workers)
-    while not controller.is_finished():
-        controller.step()
-    controller.end_idle()
-    controller.cleanup()
+    controller.run_until(is_over)
+
+
+def _search_of(experiment: Experiment, searcher: Searcher, workers: Workers) -> "_Search":
+    search = _Search(searcher, workers.trainable, workers.request)
+    search.add_configurations([experiment])
+    return search
 
 
 class _Controller(TuneController):
@@ -69,7 +81,11 @@ class _Controller(TuneController):
 
     A worker that is starting comes to its start. Tune would hand the trial that it starts for to the next worker that
     becomes free, and end it: where trials are shorter than the start of a worker, one worker would run them all.
+
+    ``on_rest`` is told of each trial that leaves its worker.
     """
+
+    on_rest: Callable[[Trial], None]
 
     def take_over(self, workers: Workers) -> None:
         """Has trials run in workers that were there before it."""
@@ -88,6 +104,30 @@ class _Controller(TuneController):
         self._started_actors.add(worker)
         if not self._actor_cache.cache_object(self._request, worker):
             self._remove_actor(worker)
+
+    def run_until(self, is_over: Callable[[], bool]) -> None:
+        """Runs all trials, or those that there are until the search is over."""
+        while not self.is_finished():
+            self.step()
+            if is_over():
+                self.end_early()
+        self.end_idle()
+        self.cleanup()
+
+    def end_early(self) -> None:
+        """Asks for no further trials and ends those that have no worker."""
+        self._search_alg.set_finished()
+        stop: Callable[[Trial], None] = self.stop_trial
+        for trial in [*self._pending_trials, *self._paused_trials]:
+            if trial in self._staged_trials:
+                self._unstage_trial_with_resources(trial)
+            stop(trial)
+
+    def _set_trial_status(self, trial: Trial, status: str) -> None:
+        """Notes where a trial stands; one that no longer runs has left its worker."""
+        if trial.status == Trial.RUNNING != status:
+            self.on_rest(trial)
+        super()._set_trial_status(trial, status)
 
     def end_idle(self) -> None:
         """Ends workers that came too late for any trial; Tune would wait for them."""

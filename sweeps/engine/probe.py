@@ -47,7 +47,10 @@ def run_probe(
     """
     results = []
     for result in _probe_on_worker(spec, ladder_order(precisions), route, workers):
-        recorder.record("trial", probed(result, resources.num_cpus, resources.num_gpus, resources.num_workers))
+        place = (result.get("device"), result.get("node_ids", ()), result.get("held_s"))
+        cost_usd = recorder.meter.charge(resources.per_worker, *place)
+        where = (resources.num_cpus, resources.num_gpus, resources.num_workers)
+        recorder.record("trial", probed(result, *where, cost_usd))
         results.append(result)
     return results
 

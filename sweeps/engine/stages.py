@@ -1,30 +1,32 @@
 """A sweep from beginning to end: probe, search, confirm, report."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 
-from analysis.schema import CHECKPOINTS_DIR, SWEEP_FILE, ResultsError
+from analysis.schema import CHECKPOINTS_DIR, SWEEP_FILE, UNFINISHED, ResultsError
 from sweeps.engine import rows
 from sweeps.engine.cluster import Resources, connected
 from sweeps.engine.dry_run import show
 from sweeps.engine.endings import Endings
 from sweeps.engine.folders import Home, new_home, refuse_used
 from sweeps.engine.journal import Journal, write_declaration
+from sweeps.engine.meter import Meter
 from sweeps.engine.metric import metric_and_mode
 from sweeps.engine.probe import ladder_order, run_probe
 from sweeps.engine.progress import Progress
 from sweeps.engine.recorder import Recorder
 from sweeps.engine.resume import Past, read_past, task_digest
+from sweeps.engine.search_budget import SearchBudget
 from sweeps.engine.shared import check_shared
 from sweeps.engine.source import find_source
 from sweeps.engine.sweep import Sweep, SweepError
 from sweeps.engine.tracking import check_installed, summarize
 from sweeps.engine.unfinished import find_run
+from sweeps.engine.winners import searched, winners
 from sweeps.search.checks import Unfinished
 from sweeps.search.plan import PlannedTrial, check_points, plan_confirm, plan_left_out, preview
 from sweeps.search.unsearched import given_configs
@@ -76,7 +78,8 @@ def run(sweep: Sweep, console: Console | None = None) -> "Results":
         past = read_past(home.folder, sweep, task.source) if sweep.resume else Past()
         source = task.kept_in(home)
         progress.say(f"sweep   {sweep.name}: {source.name}, {_begun(sweep, home, num_trials, past)}")
-        recorder = Recorder(journal, progress, past.steps, past.begun)
+        meter = Meter(sweep.usd_per_hour, past.run_s, past.costs)
+        recorder = Recorder(journal, progress, past.steps, past.begun, meter)
         this = _Run(sweep, source, home, num_trials, first, past, recorder)
         this.declare(past.metric or sweep.metric or "val_loss", past.mode if past.metric else sweep.mode or "min")
         with connected(sweep) as resources:
@@ -163,8 +166,10 @@ class _Run:
                 endings = Endings(self.recorder, checkpoints, self.past.kept)
                 if self.sweep.num_trials > 0:
                     self._search(resources, workers, routes, endings)
+        self.recorder.keep_costs(at_once=True)
         if self.sweep.stage == "confirm" and endings is not None:
             self._confirm(resources, routes, endings)
+            self.recorder.keep_costs(at_once=True)
         self.declare(metric, mode, probed=True, ended_at=rows.now())
 
     def _probe(self, resources: Resources, workers: "Workers") -> tuple[Mapping[str, str], str, Literal["max", "min"]]:
@@ -200,18 +205,35 @@ class _Run:
         if not search.total and not left_out:
             return
         what = f"{search.total} trials in {', '.join(usable)}; {resources.slots} at once"
+        what += self.recorder.meter.hourly(min(search.total, resources.slots))
         self.recorder.progress.stage("search", search.total + len(left_out), what)
         for trial in left_out:
             reason = f"the probe left {trial.precision} out"
             self.recorder.record("trial", rows.never_ran(trial, "search", "excluded", reason))
-        if search.total:
+        budget = SearchBudget(self.sweep, self.recorder.meter, self.past.searched_usd)
+        begun: Collection[str] = ()
+        if search.total and not budget.is_spent():
             workers.start(min(search.total, resources.slots))
-            past = self.past.reports
-            run_search(self.sweep, self.source, search, past, resources, workers, routes, self.recorder, endings)
+            past, recorder = self.past.reports, self.recorder
+            begun = run_search(
+                self.sweep, self.source, search, past, resources, workers, routes, recorder, endings, budget
+            )
+        if search.total and budget.spent:
+            self._ended_by(budget.spent, search.total, begun, endings)
         if search.remark:
             self.recorder.progress.say(f"  {search.remark}")
         if search.error is not None:
             raise Unfinished(f"{search.error}; {KEPT}") from search.error
+
+    def _ended_by(self, budget: str, num_planned: int, begun: Collection[str], endings: Endings) -> None:
+        """Says that a budget ended the search; trials of an earlier process that did not go on end with it."""
+        not_run = num_planned - len(begun)
+        short = f"; {not_run} of {num_planned} trials did not run" if not_run else ""
+        self.recorder.progress.say(f"  {budget} is spent: the search ends{short}")
+        for trial_id, row in self.past.searched.items():
+            if row["status"] in UNFINISHED and trial_id not in begun:
+                reason = f"stopped by {budget} before it went on"
+                endings.record(trial_id, row["precision"], None, "pruned", reason)
 
     def _confirm(self, resources: Resources, routes: Mapping[str, str], endings: Endings) -> None:
         from sweeps.engine.confirm import Confirmation
@@ -273,26 +295,3 @@ def in_halves(trials: Sequence[PlannedTrial]) -> tuple[list[PlannedTrial], list[
     number = {block: index for index, block in enumerate(dict.fromkeys(trial.block_id for trial in trials))}
     halves = [[trial for trial in trials if number[trial.block_id] % 2 == half] for half in (0, 1)]
     return halves[0], halves[1]
-
-
-def winners(folder: Path, metric: str, mode: Literal["max", "min"], top_k: int) -> list[Mapping[str, Any]]:
-    """The union of each precision's best configurations in a search, each once.
-
-    Args:
-        folder: of the run.
-        metric, mode: what is ranked by.
-        top_k: how many of each precision.
-    """
-    from analysis import load
-    from analysis.verdicts import ranking
-
-    ranked = ranking(load(folder).trials, metric, mode)
-    configs = {row["config_id"]: row["config"] for row in searched(folder)}
-    return [configs[name] for name in dict.fromkeys(name for best in ranked.values() for name in best[:top_k])]
-
-
-def searched(folder: Path) -> list[dict[str, Any]]:
-    """The rows of a run's search, as recorded so far."""
-    from analysis.journal import read_journal
-
-    return [row for row in read_journal(folder).trials.values() if row["stage"] == "search"]

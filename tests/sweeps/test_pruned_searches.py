@@ -10,7 +10,7 @@ import pytest
 from analysis import Results
 from analysis.journal import read_journal
 from sweeps import Sweep, choice, loguniform, run
-from sweeps.engine.stages import winners
+from sweeps.engine.winners import winners
 from sweeps.search.configurations import config_id
 
 pytestmark = pytest.mark.ray

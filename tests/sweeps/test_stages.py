@@ -16,7 +16,8 @@ from sweeps.engine.journal import Journal, write_declaration
 from sweeps.engine.progress import Progress
 from sweeps.engine.recorder import Recorder
 from sweeps.engine.resume import Past
-from sweeps.engine.stages import describe_probe, in_halves, probe_spec, searched, winners
+from sweeps.engine.stages import describe_probe, in_halves, probe_spec
+from sweeps.engine.winners import searched, winners
 from sweeps.engine.workers import Workers
 from sweeps.search.checks import Unfinished
 from sweeps.search.plan import plan_confirm, search_trial
