@@ -77,9 +77,14 @@ def timings_frame(journals: Sequence[Journal]) -> pd.DataFrame:
     rows = []
     for journal in journals:
         for block in journal.timings.values():
-            for arm in block.get("arms") or [{}]:
-                rows.append(block | arm | _speed(arm, block.get("batch_size")) | {"sweep": journal.run_name})
+            arms = block.get("arms") or [{}]
+            own = {"sweep": journal.run_name, "cost_usd": _part(block.get("cost_usd"), len(arms))}
+            rows += [block | arm | _speed(arm, block.get("batch_size")) | own for arm in arms]
     return _frame(rows, TIMING_COLUMNS)
+
+
+def _part(usd: float | None, num: int) -> float | None:
+    return None if usd is None else usd / num
 
 
 def _speed(arm: Record, batch_size: float | None) -> Record:

@@ -30,6 +30,7 @@ class Journal:
         trials: trial_id -> the trial's columns, later lines merged over earlier ones.
         reports: a table of every report, in the order written, as `analysis.reports` makes it.
         timings: (block_id, device) -> timing record, the last one written.
+        run_s: seconds that the run's processes took, as last written.
         url: of a sweep in an object store.
     """
 
@@ -38,6 +39,7 @@ class Journal:
     trials: dict[str, Record] = field(default_factory=dict)
     reports: pa.Table = field(default_factory=lambda: concat([]))
     timings: dict[tuple[Any, Any], Record] = field(default_factory=dict)
+    run_s: float = 0.0
     url: str | None = None
 
     def locate(self, name: str) -> str:
@@ -60,6 +62,8 @@ class Journal:
             self.trials.setdefault(record["trial_id"], {}).update(record)
         elif kind == "timing":
             self.timings[record["block_id"], record.get("device")] = record
+        elif kind == "spent":
+            self.run_s = max(self.run_s, record["run_s"])
 
 
 def read_journal(path: str | os.PathLike[str]) -> Journal:
@@ -237,13 +241,15 @@ def _is_record(record: object) -> bool:
         return type(record.get("trial_id")) is str
     if kind == "trial":
         return type(record.get("trial_id")) is str and isinstance(record.get("config") or {}, dict)
+    if kind == "spent":
+        return type(record.get("run_s")) in (int, float)
     return _is_timing(record) if kind == "timing" else type(kind) is str
 
 
 def _is_timing(record: Record) -> bool:
     arms = record.get("arms") or []
     known = isinstance(record.get("block_id"), str) and type(record.get("device")) in (str, NoneType)
-    if not known or type(record.get("batch_size")) not in (int, float, NoneType) or not isinstance(arms, list):
+    if not known or not _are_numbers([record.get("batch_size"), record.get("cost_usd")]) or not isinstance(arms, list):
         return False
     return all(isinstance(arm, dict) and _are_numbers(arm.get("window_ms") or []) for arm in arms)
 

@@ -30,13 +30,15 @@ class Observed:
 
 @dataclass(frozen=True)
 class Run:
-    """A trial of the confirm stage; ``metric`` is NaN where it is unknown."""
+    """A trial of the confirm stage; ``metric``, ``steps`` and ``cost_usd`` are NaN where they are unknown."""
 
     trial_id: str
     status: str
     status_reason: str
     metric: float
     observed: Observed
+    steps: float = math.nan
+    cost_usd: float = math.nan
 
 
 def ended(run: Run) -> bool:
@@ -227,7 +229,8 @@ def _with_devices(runs: pd.DataFrame) -> pd.DataFrame:
 
 def _run(row: dict[Any, Any], metric: str) -> Run:
     status, reason = _text(row["status"]) or "unknown", _text(row["status_reason"]) or ""
-    return Run(row["trial_id"], status, reason, _number(row[metric]), _observed(row))
+    numbers = {name: _number(row[name]) for name in ("steps", "cost_usd")}
+    return Run(row["trial_id"], status, reason, _number(row[metric]), _observed(row), **numbers)
 
 
 def _block(rows: list[dict[Any, Any]]) -> Block:

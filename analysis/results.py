@@ -47,6 +47,14 @@ class Results:
         parts = [arms(self._of(self.trials, s), self._of(self.timings, s), s) for s in self.sweeps]
         return pd.concat(parts, ignore_index=True)
 
+    @cached_property
+    def costs(self) -> pd.DataFrame:
+        """What each stage cost: a row for every sweep and stage, timed blocks apart; see `analysis.costs.costs`."""
+        from analysis.costs import costs
+
+        parts = [costs(self._of(self.trials, s), self._of(self.timings, s), s["run_name"]) for s in self.sweeps]
+        return pd.concat(parts, ignore_index=True)
+
     def examples(self, trial_id: str, sweep: str | None = None) -> "NDArray[np.float64] | None":
         """The metric per validation example of a trial of the confirm stage.
 

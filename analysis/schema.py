@@ -33,7 +33,7 @@ UNFINISHED: Final[tuple[Status, ...]] = ("running", "lost")
 Stage = Literal["probe", "search", "confirm"]
 STAGES: Final[tuple[Stage, ...]] = get_args(Stage)
 
-Kind = Literal["trial", "report", "timing"]
+Kind = Literal["trial", "report", "timing", "spent"]
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 """What a line of the journal is about; a reader ignores lines of other kinds."""
 
@@ -170,8 +170,10 @@ TIMING_COLUMNS: Final = {
     "contention": "string",
     "status": "string",
     "status_reason": "string",
+    "cost_usd": "float64",
 }
-"""Columns of `timings` (a row per block and arm) -> pandas dtype; ``window_ms`` is a list of floats."""
+"""Columns of `timings` (a row per block and arm) -> pandas dtype; ``window_ms`` is a list of floats, ``cost_usd`` the
+row's equal part of what its block cost."""
 
 ARM_COLUMNS: Final = {
     "sweep": "string",
@@ -191,6 +193,15 @@ ARM_COLUMNS: Final = {
     "value": "float64",
 }
 """Columns of `arms` (a row per confirmed configuration and precision) -> pandas dtype."""
+
+COST_COLUMNS: Final = {
+    "sweep": "string",
+    "stage": "string",
+    "num_runs": "Int64",
+    "num_known": "Int64",
+    "cost_usd": "float64",
+}
+"""Columns of `costs` (a row per stage) -> pandas dtype."""
 
 VERDICT_COLUMNS: Final = {
     "sweep": "string",

@@ -11,6 +11,7 @@ from analysis import cells
 from analysis.arms_tables import arms_note, arms_tables
 from analysis.baselines import FIGURES, OVER_DEFAULT, baselines, side_by_side
 from analysis.cells import Row
+from analysis.money import dollars
 from analysis.probe_tables import left_out_tables
 from analysis.results import Results
 from analysis.schema import ResultsError
@@ -41,6 +42,7 @@ def print_report(results: Results, console: Console) -> None:
         console.print("\nNo verdict: nothing was confirmed.")
     _print_part(console, "Arms", arms_tables(results), arms_note(results))
     _print_best(results, console)
+    _print_costs(results, console)
     note = "The search's trials of the same configuration and seed in both precisions, at the same report."
     carried = interaction_table(results)
     _print_part(console, "Do the best hyperparameters carry over?", [carried], note)
@@ -216,6 +218,20 @@ def _print_best(results: Results, console: Console) -> None:
     text.append(f"\n{config}" if config else "")
     text.append(f"\n{best.checkpoint}" if best.checkpoint else "")
     console.print(text)
+
+
+def _print_costs(results: Results, console: Console) -> None:
+    """What each sweep cost, where any of its runs has a price, and of how many runs that is unknown."""
+    for sweep, stages in results.costs.groupby("sweep", sort=False):
+        known = stages.dropna(subset=["cost_usd"])
+        if known.empty:
+            continue
+        which = f"{sweep}: " if len(results.sweeps) > 1 else ""
+        parts = ", ".join(f"{row['stage']} {dollars(row['cost_usd'])}" for row in cells.rows(known))
+        text = Text.assemble("\n", ("Cost", "bold"), f"  {which}{dollars(known['cost_usd'].sum())} ({parts})")
+        num, num_known = stages["num_runs"].sum(), stages["num_known"].sum()
+        text.append(f"; unknown of {num - num_known} of {num} runs" if num_known < num else "")
+        console.print(text)
 
 
 def _verdict(row: Row) -> Text:

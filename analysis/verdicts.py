@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.baselines import credited
+from analysis.costs import cost_ratio, in_words
 from analysis.evidence import Evidence, Question, gather
 from analysis.pairs import Confirmed, Examples, confirmed_by_device, pairs_of
 from analysis.power import num_pairs_needed
@@ -35,7 +36,8 @@ def verdicts(
 
     Returns:
         the rows; ``config_id`` is ``best`` where each precision's best configuration is compared with the baseline's.
-        Ratios are how many times better the precision is, differences of the metric are positive where it is better.
+        Ratios are how many times better the precision is, but for ``cost_ratio``, its share of the baseline's cost;
+        differences of the metric are positive where it is better.
     """
     confirm = declaration.get("confirm")
     rows: list[dict[str, Any]] = []
@@ -56,11 +58,15 @@ def verdicts(
                     (declaration.get("stop_at") or {}).get(metric),
                 )
                 pairs = pairs_of(confirmed, match.arm, match.baseline)
-                row = _row(gather(question, pairs, examples), match)
+                row = _row(gather(question, pairs, examples), match, cost_ratio(question, pairs))
                 where = {"sweep": declaration.get("run_name"), "device": device, "config_id": match.config_id}
                 rows.append(row | where | {"time_to_target_ratio": time_to_target_ratio(question, pairs, curves)})
-    rows = credited(rows, declaration["baselines"])
+    rows = [row | {"reason": row["reason"] + row[_MONEY]} for row in credited(rows, declaration["baselines"])]
     return pd.DataFrame(rows, columns=list(VERDICT_COLUMNS)).astype(VERDICT_COLUMNS)
+
+
+_MONEY = "_money"
+"""What a verdict's reason ends with."""
 
 
 def passes(table: pd.DataFrame, precision: str) -> bool:
@@ -125,7 +131,7 @@ def _best(ranked: Sequence[str], configs: Sequence[str]) -> str | None:
     return next((config_id for config_id in ranked if config_id in configs), None)
 
 
-def _row(e: Evidence, match: Match) -> dict[str, Any]:
+def _row(e: Evidence, match: Match, cost_ratio: float) -> dict[str, Any]:
     verdict, reason = judge(e)
     if match.arm[0] != match.baseline[0]:
         reason = (
@@ -147,9 +153,11 @@ def _row(e: Evidence, match: Match) -> dict[str, Any]:
         "metric_delta_low": e.delta.low,
         "metric_delta_high": e.delta.high,
         "memory_ratio": math.exp(e.log_memory_ratio),
+        "cost_ratio": cost_ratio,
         "aa_low": aa.low,
         "aa_high": aa.high,
         "num_pairs_needed": num_pairs_needed(e) if verdict == "UNDERPOWERED" else None,
         "verdict": verdict,
         "reason": reason,
+        _MONEY: in_words(e, cost_ratio, verdict),
     }

@@ -1,6 +1,6 @@
 """What Ray Tune tells of its trials, as rows of the journal."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from ray import tune
@@ -12,6 +12,7 @@ from sweeps.engine.cluster import Resources
 from sweeps.engine.endings import Endings
 from sweeps.engine.failures import failure
 from sweeps.engine.recorder import Recorder
+from sweeps.engine.search_budget import SearchBudget
 from sweeps.search.plan import PlannedTrial, with_config
 from sweeps.search.population import DONOR
 from sweeps.search.searchers import Search
@@ -26,6 +27,7 @@ class JournalCallback(tune.Callback):
         scheduler: name of what prunes, for the reason of a pruned trial.
         recorder: takes the rows.
         endings: takes the trials that end.
+        budget: of the search; once it is spent, it is what stops trials.
     """
 
     def __init__(
@@ -35,17 +37,24 @@ class JournalCallback(tune.Callback):
         scheduler: str,
         recorder: Recorder,
         endings: Endings,
+        budget: SearchBudget,
     ) -> None:
         self._search = search
         self._resources, self._scheduler = resources, scheduler
-        self._recorder, self._endings = recorder, endings
+        self._recorder, self._endings, self._budget = recorder, endings, budget
         self._last: dict[str, Mapping[str, Any]] = {}
         self._begun: dict[str, PlannedTrial] = {}
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A trial got its worker: for the first time, or again after a pause and perhaps with other hyperparameters."""
         self._search.started(trial)
+        self._recorder.meter.begins(trial.config["spec"]["trial_id"], self._resources.per_worker)
         self._begins(trial)
+
+    @property
+    def begun(self) -> Collection[str]:
+        """Ids of the trials that have begun."""
+        return self._begun
 
     def _begins(self, trial: Trial) -> None:
         spec = trial.config["spec"]
@@ -66,18 +75,30 @@ class JournalCallback(tune.Callback):
         """A trial reported."""
         report = result["report"]
         self._last[report["trial_id"]] = report
+        self._recorder.meter.is_at(report["trial_id"], report["device"], result["node_ids"])
         self._recorder.warn(report["warning"])
         if report["metrics"]:
             self._recorder.record("report", rows.reported("search", report))
 
+    def on_trial_rest(self, trial: Trial) -> None:
+        """A trial left its worker: it has ended, was lost, or pauses."""
+        self._recorder.meter.rests(trial.config["spec"]["trial_id"])
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """Tune has handled an event, or waited a moment for one."""
+        self._recorder.keep_costs()
+
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """A trial ended by itself or was stopped by the scheduler."""
-        report = self._last.pop(trial.config["spec"]["trial_id"], None)
+        """A trial ended by itself or was stopped by the scheduler, or the budget ended the search."""
+        trial_id = trial.config["spec"]["trial_id"]
+        if self._budget.spent and trial_id not in self._begun:
+            return  # it never ran
+        report = self._last.pop(trial_id, None)
         if report is not None and report["status"] != "running":
             self._ended(trial, report, report["status"], report["status_reason"])
         else:
             when = f"after epoch {report['epoch']:g}" if report is not None else "before its first report"
-            reason = f"stopped by {self._scheduler} {when}"
+            reason = f"stopped by {self._budget.spent or self._scheduler} {when}"
             self._ended(trial, report, "pruned", reason)
             if trial.config["spec"].get("tracking") is not None and trial.temporary_state.ray_actor is not None:
                 # Its worker does not know; what is sent now comes before the worker ends or takes the next trial.

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -15,7 +16,7 @@ from sweeps.engine import rows
 from sweeps.engine.cluster import Resources
 from sweeps.engine.confirm_plan import Place
 from sweeps.engine.endings import Endings
-from sweeps.engine.recorder import Recorder
+from sweeps.engine.recorder import KEEP_COSTS_EVERY_S, Recorder
 from sweeps.engine.remote import Streams
 from sweeps.engine.sweep import Sweep
 from sweeps.engine.tracking import tracking_of
@@ -47,7 +48,8 @@ class Confirmation:
         self._places = {place.device: place for place in places}
         self._sweep, self._source = sweep, source
         self._recorder, self._endings = recorder, endings
-        self._last: dict[str, Mapping[str, Any] | None] = {}
+        self._last: dict[str, Mapping[str, Any]] = {}
+        self._begun: set[str] = set()
 
     def _spec(self, trial: PlannedTrial) -> TrialSpec:
         place, checkpoints = self._places[trial.device], self._endings.checkpoints
@@ -86,11 +88,14 @@ class Confirmation:
             streams = {device: stack.enter_context(_runs(place.resources)) for device, place in self._places.items()}
             waiting = {streams[trial.device].start(self._job(trial)): trial for trial in trials}
             while waiting:
-                stream: Any = ray.wait(list(waiting), num_returns=1)[0][0]
-                trial = waiting[stream]
+                ready: list[Any] = ray.wait(list(waiting), num_returns=1, timeout=KEEP_COSTS_EVERY_S)[0]
+                self._recorder.keep_costs()
+                if not ready:
+                    continue
+                stream, trial = ready[0], waiting[ready[0]]
                 there = streams[trial.device]
                 try:
-                    report = ray.get(next(stream))
+                    said = ray.get(next(stream))
                 except StopIteration:
                     there.ended(stream)
                     del waiting[stream]
@@ -98,23 +103,28 @@ class Confirmation:
                     there.ended(stream)
                     del waiting[stream]
                     failures[trial.trial_id] += 1
+                    self._recorder.meter.rests(trial.trial_id)
                     if died(error) and failures[trial.trial_id] <= MAX_FAILURES:
                         waiting[there.start(self._job(trial))] = trial
                     else:
                         self._failed(trial, error)
                 else:
-                    self._take(trial, report)
+                    self._take(trial, **said)
 
     def _failed(self, trial: PlannedTrial, error: Exception) -> None:
         from sweeps.engine.failures import failure
 
-        self._start_unless_started(trial, None)
-        self._endings.record(trial.trial_id, trial.precision, self._last[trial.trial_id], *failure(error))
+        self._start_unless_started(trial)
+        self._endings.record(trial.trial_id, trial.precision, self._last.get(trial.trial_id), *failure(error))
 
-    def _take(self, trial: PlannedTrial, report: Mapping[str, Any]) -> None:
-        """Takes the next report of a running trial."""
-        self._start_unless_started(trial, report)
+    def _take(self, trial: PlannedTrial, report: Mapping[str, Any] | None, node_ids: Sequence[str]) -> None:
+        """Takes what an attempt of a trial says: that it has begun, of which nobody else knows, and each report."""
+        if report is None:
+            self._start_unless_started(trial)
+            self._recorder.meter.begins(trial.trial_id, self._places[trial.device].resources.per_worker)
+            return
         self._last[trial.trial_id] = report
+        self._recorder.meter.is_at(trial.trial_id, report["device"], node_ids)
         self._recorder.warn(report["warning"])
         if report["metrics"]:
             self._recorder.record("report", rows.reported("confirm", report))
@@ -122,12 +132,10 @@ class Confirmation:
             self._keep_examples(trial.trial_id, report)
             self._endings.record(trial.trial_id, trial.precision, report, report["status"], report["status_reason"])
 
-    def _start_unless_started(self, trial: PlannedTrial, report: Mapping[str, Any] | None) -> None:
-        """A run shows that it has begun by its first report, up to which nobody knows whether Ray has started it."""
-        if trial.trial_id not in self._last:
-            self._last[trial.trial_id] = report
-            ago_s = report["wall_s"] if report else 0.0
-            row = rows.started(trial, "confirm", *self._where(trial), ago_s)
+    def _start_unless_started(self, trial: PlannedTrial) -> None:
+        if trial.trial_id not in self._begun:
+            self._begun.add(trial.trial_id)
+            row = rows.started(trial, "confirm", *self._where(trial))
             self._recorder.record("trial", row | {"device": trial.device})
 
     def _keep_examples(self, trial_id: str, report: Mapping[str, Any]) -> None:
@@ -145,7 +153,10 @@ class Confirmation:
             there = [block for block in blocks.values() if block.device == device]
             for block, record in zip(there, self._timed(there, place), strict=True):
                 own = {"block_id": block.block_id, "config_id": block.config_id, "seed": block.seed, "device": device}
-                self._recorder.record("timing", own | record)
+                held = (record.pop("node_ids", ()), record.pop("held_s", None))
+                cost_usd = self._recorder.meter.charge(place.resources.exclusive, record.get("device"), *held)
+                self._recorder.record("timing", own | record | {"cost_usd": cost_usd})
+                self._recorder.keep_costs()
 
     def _timed(self, blocks: Sequence[PlannedTrial], place: Place) -> Iterator[dict[str, Any]]:
         """A record for each block; a block whose worker dies has one that says so, and the next go on in another."""
@@ -173,16 +184,18 @@ def _runs(resources: Resources) -> Streams:
 
 
 def _run_trial(spec: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    from trainables.adapters.ray_team import joined_by, settle_worker
+    """Says that it has begun, and then each report."""
+    from trainables.adapters.ray_team import joined_by, node_ids, settle_worker
     from trainables.tracked import tracked_while
     from trainables.trial import run_trial
 
-    trial = TrialSpec.from_dict(spec)
+    trial, nodes = TrialSpec.from_dict(spec), node_ids()
+    yield {"report": None, "node_ids": nodes}
     settle_worker(trial.num_workers)
     with tracked_while(trial) as tracked, joined_by(trial.num_workers, _run_along, spec) as meeting:
         for report in run_trial(trial, meeting):
             report.warning = tracked.saw(report)
-            yield report.to_dict()
+            yield {"report": report.to_dict(), "node_ids": nodes}
 
 
 def _run_along(spec: dict[str, Any], meeting: Meeting) -> None:
@@ -197,10 +210,14 @@ def _run_along(spec: dict[str, Any], meeting: Meeting) -> None:
 
 
 def _time_blocks(jobs: list[str]) -> Iterator[dict[str, Any]]:
-    from trainables.adapters.ray_team import joined_by
+    from trainables.adapters.ray_team import joined_by, node_ids
 
+    began = time.monotonic()
     with joined_by(TimingJob.from_json(jobs[0]).trial.num_workers, _time_along, jobs) as meeting:
-        yield from _answers(jobs, meeting)
+        for answer in _answers(jobs, meeting):
+            now = time.monotonic()
+            yield {**answer, "held_s": now - began, "node_ids": node_ids()}
+            began = now
 
 
 def _time_along(jobs: list[str], meeting: Meeting) -> None:

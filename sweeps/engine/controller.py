@@ -5,6 +5,7 @@ and remove a placement group for each, ask every worker for its address twice a 
 end (``benchmarks/overhead.py`` times both).
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from ray.air.execution._internal.tracked_actor import TrackedActor
@@ -15,6 +16,7 @@ from ray.tune.experiment.trial import _TrialInfo
 from ray.tune.result import TRIAL_INFO
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher, SearchGenerator
+from ray.tune.stopper import FunctionStopper
 
 from sweeps.engine.workers import Workers
 
@@ -28,8 +30,13 @@ def run_trials(
     max_pending: int,
     max_failures: int,
     folder: str,
+    is_over: Callable[[], bool] = lambda: False,
+    on_rest: Callable[[Trial], None] = lambda trial: None,
 ) -> None:
     """Runs the trials that a searcher hands out until all have ended.
+
+    Once the search is over, no further trial starts, those that wait or pause end, and those that run end with their
+    next report.
 
     Args:
         workers: that have started or are starting; they are reused, and end with the search.
@@ -40,6 +47,8 @@ def run_trials(
         max_pending: trials that wait for a worker at once.
         max_failures: how often a trial whose process died is tried again.
         folder: for Tune's own files.
+        is_over: whether the search is to end by now; once it is, it stays so.
+        on_rest: is told of each trial that leaves its worker, be it for a while.
     """
     experiment = Experiment(
         "search",
@@ -49,20 +58,33 @@ def run_trials(
         max_failures=max_failures,
         checkpoint_config=CheckpointConfig(checkpoint_at_end=False),
     )
-    search = _Search(searcher, workers)
-    search.add_configurations([experiment])
     controller: Any = _Controller(
-        search_alg=search,
+        search_alg=_search_of(experiment, searcher, workers),
         scheduler=scheduler,
         callbacks=[callback],
         storage=experiment.storage,
         reuse_actors=True,
+        stopper=FunctionStopper(lambda trial_id, result: is_over()),
     )
     controller.update_max_pending_trials(max_pending)
+    controller.on_rest = on_rest
     controller.take_over(workers)
+    _run_until(is_over, controller, workers)
+
+
+def _search_of(experiment: Experiment, searcher: Searcher, workers: Workers) -> "_Search":
+    search = _Search(searcher, workers)
+    search.add_configurations([experiment])
+    return search
+
+
+def _run_until(is_over: Callable[[], bool], controller: Any, workers: Workers) -> None:
+    """Runs all trials, or those that there are until the search is over."""
     while not controller.is_finished():
         controller.step()
-        if search.is_finished():
+        if is_over():
+            controller.end_early()
+        if controller._search_alg.is_finished():
             workers.want_no_more()
     controller.end_idle()
     controller.cleanup()
@@ -76,7 +98,11 @@ class _Controller(TuneController):
 
     A worker that is free takes its next trial and trains in one call. Tune would wait for its word that it has taken it
     before it calls again, while the worker and its device stand idle.
+
+    ``on_rest`` is told of each trial that leaves its worker.
     """
+
+    on_rest: Callable[[Trial], None]
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
@@ -99,6 +125,21 @@ class _Controller(TuneController):
         self._started_actors.add(worker)
         if not self._actor_cache.cache_object(self._request, worker):
             self._remove_actor(worker)
+
+    def end_early(self) -> None:
+        """Asks for no further trials and ends those that have no worker."""
+        self._search_alg.set_finished()
+        stop: Callable[[Trial], None] = self.stop_trial
+        for trial in [*self._pending_trials, *self._paused_trials]:
+            if trial in self._staged_trials:
+                self._unstage_trial_with_resources(trial)
+            stop(trial)
+
+    def _set_trial_status(self, trial: Trial, status: str) -> None:
+        """Notes where a trial stands; one that no longer runs has left its worker."""
+        if trial.status == Trial.RUNNING != status:
+            self.on_rest(trial)
+        super()._set_trial_status(trial, status)
 
     def end_idle(self) -> None:
         """Ends workers that came too late for any trial; Tune would wait for them."""

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
+from sweeps.engine.dry_costs import costs
 from sweeps.engine.folders import new_home
 from sweeps.engine.probe import ladder_order
 from sweeps.engine.source import find_source
@@ -62,7 +63,7 @@ def describe(sweep: Sweep) -> str:
         pairs = configs * sweep.confirm.num_seeds
         lines.append(f"confirm at most {runs} full runs of {length}, {pairs} timed pairs, on each device type")
     lines.append(f"every trial gets {sweep.cpus_per_trial:g} CPUs and {_gpus(sweep)}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *costs(sweep)])
 
 
 def _search(sweep: Sweep, precisions: list[str], length: str) -> list[str]:

@@ -35,7 +35,9 @@ class Endings:
     ) -> None:
         """One trial's end, with its last report if it made one."""
         beaten = None
-        row = rows.ended(trial_id, report, status, reason, self.checkpoints.metric, self.checkpoints.mode)
+        meter, ranks = self._recorder.meter, self.checkpoints
+        meter.rests(trial_id)
+        row = rows.ended(trial_id, report, status, reason, ranks.metric, ranks.mode, meter.usd(trial_id))
         if report is not None and report["checkpoint"] is not None:
             beaten = self._beaten_by(trial_id, precision, report["metrics"][self.checkpoints.metric])
             if beaten != trial_id:

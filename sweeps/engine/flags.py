@@ -11,7 +11,7 @@ from typing import Any
 from sweeps.engine.fields import BUDGET, CONFIRM, HYPERPARAMETERS, OF_TASK, RESOURCES, TRIED, WHERE
 from sweeps.engine.hyperparameter_flags import add_hyperparameters, add_settings, check_settings, flag_of
 from sweeps.engine.parser import Formatter, Parser, parse_known
-from sweeps.engine.readers import PAIR_READERS, READERS
+from sweeps.engine.readers import FIELD_READERS, PAIR_READERS, READERS
 from sweeps.engine.sweep import Confirm, Sweep
 from sweeps.engine.task_field import task_name
 from sweeps.search.checks import SweepError, refuse
@@ -25,7 +25,7 @@ EXIT_CODES = "Exit codes: 0 the sweep ran, 1 it could not finish or measured not
 
 SEARCH_ONLY = (
     *("num_trials", "scheduler", "grace_period", "reduction_factor", "searcher", "confirm_top_k"),
-    *("stop_at", "patience", "min_delta"),
+    *("stop_at", "patience", "min_delta", "budget_usd", "budget_hours"),
 )
 """Fields that say nothing where nothing is searched."""
 
@@ -191,7 +191,7 @@ def _add(group: Any, flag: _Flag) -> None:
             flag.name, dest=flag.field, action="append", type=reader, metavar=flag.metavar, help=help_text
         )
     else:
-        reader = READERS[flag.kind]
+        reader = FIELD_READERS.get(flag.field) or READERS[flag.kind]
         group.add_argument(flag.name, dest=flag.field, type=reader, metavar=flag.metavar, help=help_text)
 
 
@@ -204,6 +204,8 @@ def _shown(default: object) -> str:
     """A default as a flag takes it; the class of an object."""
     if isinstance(default, tuple):
         return ",".join(default)
+    if isinstance(default, Mapping):
+        return ",".join(f"{name}={value:g}" for name, value in default.items())
     if isinstance(default, float):
         return f"{default:g}"
     if callable(default):

@@ -70,7 +70,7 @@ class Journal:
 
     def write(self, kind: Kind, row: Mapping[str, Any]) -> None:
         """Appends one line; numbers that are not finite become null, unknown."""
-        self.only_probed = self.only_probed and kind == "trial" and row.get("stage") == "probe"
+        self.only_probed = self.only_probed and (kind == "spent" or (kind == "trial" and row.get("stage") == "probe"))
         finite = {key: None if is_unknown(value) else value for key, value in row.items()}
         line = json.dumps({"kind": kind, **finite}, default=str, allow_nan=False)
         with self._unfinished_on_error():

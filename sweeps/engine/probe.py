@@ -167,8 +167,10 @@ def run_probe(
     results = []
     for result in _probe_on_worker(spec, ladder_order(precisions), route, workers):
         result.setdefault("device", device or None)
+        held = (result.get("device"), result.get("node_ids", ()), result.get("held_s"))
+        cost_usd = recorder.meter.charge(resources.per_worker, *held)
         where = (resources.num_cpus, resources.num_gpus, resources.num_workers)
-        recorder.record("trial", probed(result, *where, suffix=suffix))
+        recorder.record("trial", probed(result, *where, cost_usd, suffix=suffix))
         results.append(result)
     return results
 

@@ -73,6 +73,30 @@ def read_target(written: str) -> tuple[str, float]:
         raise argparse.ArgumentTypeError(f"must be NAME=NUMBER, got {written!r}; {remedy}") from None
 
 
+def read_prices(written: str) -> float | dict[str, float]:
+    """The price that was written, or the prices by name, separated by commas.
+
+    Raises:
+        ArgumentTypeError: it cannot be read so.
+    """
+    prices: dict[str, float] = {}
+    for entry in written.split(","):
+        name, equals, price = entry.rpartition("=")
+        try:
+            value = float(price if name.strip() or not equals else entry)
+        except ValueError:
+            condition, remedy = "must be a number or NAME=NUMBER,...", "for example 0.4 or H100=12.3,cpu=0.4"
+            raise argparse.ArgumentTypeError(f"{condition}, got {written!r}; {remedy}") from None
+        if name.strip() in prices:
+            condition, remedy = "must name each device once", "give one price for it"
+            raise argparse.ArgumentTypeError(f"{condition}, got {written!r}; {remedy}")
+        prices[name.strip()] = value
+    return prices[""] if list(prices) == [""] else prices
+
+
+FIELD_READERS: Mapping[str, Callable[[str], object]] = {"usd_per_hour": read_prices}
+"""Readers of the flags whose type does not tell how to read them, by field."""
+
 PAIR_READERS: Mapping[str, Callable[[str], tuple[str, object]]] = {"space": read_parameter, "stop_at": read_target}
 """Readers of the flags that give a name and a value, and may be repeated, by field."""
 

@@ -1,12 +1,17 @@
 """Where all that happens in a sweep goes: into the journal, and from there to whoever watches."""
 
+import time
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from analysis.schema import Kind
 from sweeps.engine.journal import Journal
+from sweeps.engine.meter import Meter
 from sweeps.engine.progress import Progress
 from trainables.text import one_line
+
+KEEP_COSTS_EVERY_S = 10.0
+"""What running trials have cost since then goes with a driver that dies."""
 
 
 class Recorder:
@@ -20,6 +25,7 @@ class Recorder:
         progress: shows them.
         steps: trial -> the last step that is in the journal already.
         begun: trials whose beginning is in it.
+        meter: counts what they cost.
     """
 
     def __init__(
@@ -28,12 +34,15 @@ class Recorder:
         progress: Progress,
         steps: Mapping[str, int] | None = None,
         begun: Collection[str] = (),
+        meter: Meter | None = None,
     ) -> None:
         self.journal = journal
         self.progress = progress
         self._steps = dict(steps or {})
         self._begun = set(begun)
         self._warned: set[str] = set()
+        self.meter = meter or Meter()
+        self._kept_s = time.monotonic()
 
     def record(self, kind: Kind, row: Mapping[str, Any]) -> None:
         """One fact."""
@@ -43,6 +52,11 @@ class Recorder:
             row = self._first_or_again(row)
         self.journal.write(kind, row)
         self.progress.saw(kind, row)
+        for device in self.meter.unpriced:
+            self.warn(
+                f"usd_per_hour has no price for {device}: what runs on it cost is unknown, "
+                "and a budget counts the highest price"
+            )
 
     def warn(self, warning: str | None) -> None:
         """Shows what went wrong beside the trials, such as ``"wandb: ..."``, once for each that it went wrong with."""
@@ -50,6 +64,21 @@ class Recorder:
         if warning and where and where not in self._warned:
             self._warned.add(where)
             self.progress.say(f"  {one_line(warning)}")
+
+    def keep_costs(self, at_once: bool = False) -> None:
+        """Writes what running trials have cost so far, and how long the run has taken, every few seconds.
+
+        Args:
+            at_once: whatever the time.
+        """
+        if not at_once and time.monotonic() - self._kept_s < KEEP_COSTS_EVERY_S:
+            return
+        self._kept_s = time.monotonic()
+        costs = {name: self.meter.usd(name) for name in self.meter.running}
+        for name, usd in costs.items():
+            if usd is not None:
+                self.journal.write("trial", {"trial_id": name, "cost_usd": usd})
+        self.journal.write("spent", {"run_s": self.meter.run_s})
 
     def begins_anew(self, trial_id: str) -> None:
         """Takes all reports of a trial to come, whatever their step."""

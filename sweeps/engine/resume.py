@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from analysis.schema import UNFINISHED, ResultsError
+from sweeps.engine.cost_fields import BUDGETS
 from sweeps.engine.probe import Usable, usable_anywhere
 from sweeps.engine.sweep import Sweep
 from sweeps.search.checks import refuse
@@ -61,6 +62,9 @@ class Past:
         begun: ids of the trials that have begun.
         steps: trial -> the step of its last report.
         kept: precision -> the trial whose weights are kept, and its metric.
+        run_s: seconds that its processes took.
+        costs: what trials have cost; ``None`` where that is unknown, though they have reported.
+        searched_usd: what probe and search have cost, as far as it is known.
     """
 
     usable: Usable = field(default_factory=dict)
@@ -73,6 +77,9 @@ class Past:
     begun: frozenset[str] = frozenset()
     steps: Mapping[str, int] = field(default_factory=dict)
     kept: Mapping[str, tuple[str, float]] = field(default_factory=dict)
+    run_s: float = 0.0
+    costs: Mapping[str, float | None] = field(default_factory=dict)
+    searched_usd: float = 0.0
 
 
 def read_past(folder: Path, sweep: Sweep, source: TaskSource) -> Past:
@@ -109,6 +116,8 @@ def _past(recorded: "Recorded") -> Past:
     for trial in recorded.trials.values():
         if trial["stage"] != "probe" and trial["status"] != "excluded" and trial["precision"] not in known:
             raise KeyError(f"the probe of {trial['precision']}")
+    steps = _last_steps(recorded)
+    costs = {name: trial.get("cost_usd") for name, trial in recorded.trials.items()}
     return Past(
         usable=usable,
         metric=metric,
@@ -122,12 +131,15 @@ def _past(recorded: "Recorded") -> Past:
             if record["status"] == "completed"
         ),
         begun=frozenset(recorded.trials),
-        steps=_last_steps(recorded),
+        steps=steps,
         kept={
             trial["precision"]: (name, trial[metric])
             for name, trial in recorded.trials.items()
             if trial.get("checkpoint") is not None
         },
+        run_s=recorded.run_s,
+        costs={name: usd for name, usd in costs.items() if usd is not None or name in steps},
+        searched_usd=sum(costs[name] or 0.0 for name, trial in recorded.trials.items() if trial["stage"] != "confirm"),
     )
 
 
@@ -172,9 +184,9 @@ def _check_same(recorded: Mapping[str, Any], declared: Mapping[str, Any]) -> Non
 def _check_unfinished(recorded: Mapping[str, Any], declared: Mapping[str, Any], trials: Iterable[Any]) -> None:
     if any(trial["status"] == "lost" and trial["stage"] != "probe" for trial in trials):
         return
-    as_before = all(recorded.get(name) == declared[name] for name in ("confirm", "stage"))
+    as_before = all(recorded.get(name) == declared[name] for name in ("confirm", "stage", *BUDGETS))
     if recorded.get("ended_at") is not None and as_before:
-        remedy = "raise confirm.num_seeds for more pairs, or begin a new run"
+        remedy = "raise confirm.num_seeds for more pairs or a budget for more trials, or begin a new run"
         refuse("resume", f"needs a run that has not finished, as {recorded['run_name']} has", True, remedy)
 
 

@@ -10,16 +10,13 @@ from sweeps.search.plan import PlannedTrial
 Row = dict[str, Any]
 
 
-def now(ago_s: float = 0.0) -> str:
-    """The time in UTC, or some seconds before, as the results keep it."""
-    moment = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=ago_s)
-    return moment.isoformat(timespec="milliseconds")
+def now() -> str:
+    """The time in UTC, as the results keep it."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
 
 
-def started(
-    trial: PlannedTrial, stage: Stage, num_cpus: float, num_gpus: float, num_workers: int = 1, ago_s: float = 0.0
-) -> Row:
-    """A trial that began ``ago_s`` seconds ago."""
+def started(trial: PlannedTrial, stage: Stage, num_cpus: float, num_gpus: float, num_workers: int = 1) -> Row:
+    """A trial that begins."""
     return {
         "trial_id": trial.trial_id,
         "stage": stage,
@@ -32,7 +29,7 @@ def started(
         "num_cpus": num_cpus,
         "num_gpus": num_gpus,
         "num_workers": num_workers,
-        "started_at": now(ago_s),
+        "started_at": now(),
     }
 
 
@@ -55,9 +52,11 @@ def ended(
     reason: str | None,
     metric: str,
     mode: Literal["max", "min"],
+    cost_usd: float | None = None,
 ) -> Row:
     """A trial that has ended, with its last report if it made one."""
     row: Row = {"trial_id": trial_id, "status": status, "status_reason": reason, "ended_at": now()}
+    row["cost_usd"] = cost_usd  # in place of what it had cost until now
     if report is None:
         return row
     extremes = report["highest"] if mode == "max" else report["lowest"]
@@ -120,14 +119,21 @@ def reported(stage: Stage, report: Mapping[str, Any]) -> Row:
     }
 
 
-def probed(result: Mapping[str, Any], num_cpus: float, num_gpus: float, num_workers: int = 1, suffix: str = "") -> Row:
+def probed(
+    result: Mapping[str, Any],
+    num_cpus: float,
+    num_gpus: float,
+    num_workers: int = 1,
+    cost_usd: float | None = None,
+    suffix: str = "",
+) -> Row:
     """What the probe found for one precision; ``suffix`` tells device types apart in the name of its row."""
-    left_out = ("metrics", "remarks", "fastest_ms", "default_ms")
+    left_out = ("metrics", "remarks", "fastest_ms", "default_ms", "held_s", "node_ids")
     found = {name: value for name, value in result.items() if name not in left_out}
     found["default_step_ms"] = result.get("default_ms")
     where = {"trial_id": f"probe-{result['precision']}{suffix}", "stage": "probe"}
     resources = {"num_cpus": num_cpus, "num_gpus": num_gpus, "num_workers": num_workers}
-    return {**where, **resources, **found, "started_at": now(), "ended_at": now()}
+    return {**where, **resources, **found, "cost_usd": cost_usd, "started_at": now(), "ended_at": now()}
 
 
 def never_ran(trial: PlannedTrial, stage: Stage, status: Status, reason: str) -> Row:

@@ -1,13 +1,13 @@
 """A sweep from beginning to end: probe, search, confirm, report."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 
-from analysis.schema import CHECKPOINTS_DIR, SWEEP_FILE, ResultsError
+from analysis.schema import CHECKPOINTS_DIR, SWEEP_FILE, UNFINISHED, ResultsError
 from sweeps.engine import rows
 from sweeps.engine.cluster import Resources, connected
 from sweeps.engine.confirm_plan import find_places, in_halves, lacks_arms, plan_places, searched, winners
@@ -15,11 +15,13 @@ from sweeps.engine.dry_run import show
 from sweeps.engine.endings import Endings
 from sweeps.engine.folders import Home, new_home, refuse_used
 from sweeps.engine.journal import Journal, write_declaration
+from sweeps.engine.meter import Meter
 from sweeps.engine.metric import metric_and_mode
 from sweeps.engine.probe import Usable, ladder_order, probe_spec, probe_types, unprobed, usable_anywhere
 from sweeps.engine.progress import Progress
 from sweeps.engine.recorder import Recorder
 from sweeps.engine.resume import Past, read_past, task_digest
+from sweeps.engine.search_budget import SearchBudget
 from sweeps.engine.shared import check_shared
 from sweeps.engine.source import find_source
 from sweeps.engine.sweep import Sweep, SweepError
@@ -75,7 +77,8 @@ def run(sweep: Sweep, console: Console | None = None) -> "Results":
         past = read_past(home.folder, sweep, task.source) if sweep.resume else Past()
         source = task.kept_in(home)
         progress.say(f"sweep   {sweep.name}: {source.name}, {_begun(sweep, home, num_trials, past)}")
-        recorder = Recorder(journal, progress, past.steps, past.begun)
+        meter = Meter(sweep.usd_per_hour, past.run_s, past.costs)
+        recorder = Recorder(journal, progress, past.steps, past.begun, meter)
         this = _Run(sweep, source, home, num_trials, first, past, recorder)
         this.declare(past.metric or sweep.metric or "val_loss", past.mode if past.metric else sweep.mode or "min")
         with connected(sweep) as resources:
@@ -165,8 +168,10 @@ class _Run:
                 endings = Endings(self.recorder, checkpoints, self.past.kept)
                 if self.sweep.num_trials > 0:
                     self._search(types, resources, workers, usable, endings)
+        self.recorder.keep_costs(at_once=True)
         if self.sweep.stage == "confirm" and endings is not None:
             self._confirm(resources, usable, endings)
+            self.recorder.keep_costs(at_once=True)
         self.declare(metric, mode, probed=True, ended_at=rows.now())
 
     def _probe(
@@ -209,6 +214,7 @@ class _Run:
         if not search.total and not left_out:
             return
         what = f"{search.total} trials in {', '.join(names)}; {resources.slots} at once"
+        what += self.recorder.meter.hourly(min(search.total, resources.slots))
         self.recorder.progress.stage("search", search.total + len(left_out), what)
         for trial in left_out:
             reason = f"the probe left {trial.precision} out"
@@ -217,14 +223,30 @@ class _Run:
             able = [each for each in types if name in usable.get(each.name, {})]
             if 0 < len(able) < len(types):
                 workers.keep_to(name, only_on(able, types))
-        if search.total:
+        budget = SearchBudget(self.sweep, self.recorder.meter, self.past.searched_usd)
+        begun: Collection[str] = ()
+        if search.total and not budget.is_spent():
             workers.start(min(search.total, resources.slots))
-            past = self.past.reports
-            run_search(self.sweep, self.source, search, past, resources, workers, usable, self.recorder, endings)
+            past, recorder = self.past.reports, self.recorder
+            begun = run_search(
+                self.sweep, self.source, search, past, resources, workers, usable, recorder, endings, budget
+            )
+        if search.total and budget.spent:
+            self._ended_by(budget.spent, search.total, begun, endings)
         if search.remark:
             self.recorder.progress.say(f"  {search.remark}")
         if search.error is not None:
             raise Unfinished(f"{search.error}; {KEPT}") from search.error
+
+    def _ended_by(self, budget: str, num_planned: int, begun: Collection[str], endings: Endings) -> None:
+        """Says that a budget ended the search; trials of an earlier process that did not go on end with it."""
+        not_run = num_planned - len(begun)
+        short = f"; {not_run} of {num_planned} trials did not run" if not_run else ""
+        self.recorder.progress.say(f"  {budget} is spent: the search ends{short}")
+        for trial_id, row in self.past.searched.items():
+            if row["status"] in UNFINISHED and trial_id not in begun:
+                reason = f"stopped by {budget} before it went on"
+                endings.record(trial_id, row["precision"], None, "pruned", reason)
 
     def _confirm(self, resources: Resources, usable: Usable, endings: Endings) -> None:
         from sweeps.engine.confirm import Confirmation

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from sweeps.engine.confirm_fields import Confirm, check_confirm
+from sweeps.engine.cost_fields import check_costs
 from sweeps.engine.fields import BUDGET, CONFIRM, RESOURCES, TRIED, WHERE, about, documented, option, set_fields
 from sweeps.engine.resource_fields import check_resources
 from sweeps.engine.stop_fields import check_stopping
@@ -86,6 +87,10 @@ class Sweep:
     )
     patience: int | None = option(None, BUDGET, "reports without a better metric that end a run of the search", "N")
     min_delta: float = option(0.0, BUDGET, "how much better it must be for patience to count it", "X")
+    budget_usd: float | None = option(
+        None, BUDGET, "what the search may cost by usd_per_hour; it then ends, and what it found is confirmed", "USD"
+    )
+    budget_hours: float | None = option(None, BUDGET, "hours that the run may take until its search ends", "H")
     scheduler: str | object = option(
         "asha",
         TRIED,
@@ -126,6 +131,12 @@ class Sweep:
     fsdp: bool = option(
         False, RESOURCES, "share each model out over the workers of its run, by FSDP2: for those that no device holds"
     )
+    usd_per_hour: float | Mapping[str, float] | None = option(
+        None,
+        RESOURCES,
+        "price of a node, of which a run pays for its share; or prices by device or node type, as H100=12.3,cpu=0.4",
+        "USD|NAME=USD,...",
+    )
     storage: str = option("runs", WHERE, "folder or URL under which results are kept", "PLACE")
     run_name: str | None = option(None, WHERE, "folder of this run; else the sweep's name and a timestamp", "NAME")
     checkpoint_every_s: float = option(30, WHERE, "seconds between two savings of a running trial, 0: every step", "S")
@@ -142,7 +153,7 @@ class Sweep:
     def __post_init__(self) -> None:
         """Validates and normalizes the fields."""
         set_fields(self, _check_names(self) | _check_counts(self) | check_resources(self) | check_stopping(self))
-        set_fields(self, check_tracking(self))
+        set_fields(self, check_tracking(self) | check_costs(self))
         _check_switches(self)
         _check_budget(self)
         _check_search(self)

@@ -4,7 +4,7 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from sweeps.engine.failures import MAX_FAILURES, survive_memory_kills
 from sweeps.engine.metric import stopping
 from sweeps.engine.probe import Usable
 from sweeps.engine.recorder import Recorder
+from sweeps.engine.search_budget import SearchBudget
 from sweeps.engine.sweep import Sweep
 from sweeps.engine.tracking import tracking_of
 from sweeps.engine.workers import Workers
@@ -41,7 +42,8 @@ def run_search(
     usable: Usable,
     recorder: Recorder,
     endings: Endings,
-) -> None:
+    budget: SearchBudget | None = None,
+) -> Collection[str]:
     """Runs the trials of a search on the cluster, pruned by the sweep's scheduler, and records all that they report.
 
     Args:
@@ -54,29 +56,34 @@ def run_search(
         usable: the kernel routes of the precisions that device types can use.
         recorder: takes the rows.
         endings: takes the trials that end, and says what they are ranked by.
+        budget: ends the search once it is spent; default: the sweep's.
+
+    Returns:
+        ids of the trials that began.
     """
-    checkpoints = endings.checkpoints
-    search.template = _template(sweep, source, resources, checkpoints, recorder.journal.folder).to_dict()
+    budget = budget or SearchBudget(sweep, recorder.meter)
+    ranks = endings.checkpoints
+    search.template = _template(sweep, source, resources, ranks, recorder.journal.folder).to_dict()
     search.to_beat = endings.to_beat
     for device, routes in usable.items():
         for precision, route in routes.items():
             search.routes.setdefault(precision, {})[device] = route
-    scheduler = make_scheduler(sweep, checkpoints.metric, checkpoints.mode, sweep.max_reports)
+    scheduler = make_scheduler(sweep, ranks.metric, ranks.mode, sweep.max_reports)
     if isinstance(scheduler, Asha):
         scheduler.replay(past)
     name = sweep.scheduler if isinstance(sweep.scheduler, str) else type(sweep.scheduler).__name__
-    callback = JournalCallback(search, resources, name, recorder, endings)
+    callback = JournalCallback(search, resources, name, recorder, endings, budget)
     with tempfile.TemporaryDirectory(prefix="ampsweep-") as scratch, _quiet_tune(), survive_memory_kills():
         run_trials(
-            workers,
-            search,
-            scheduler,
-            callback,
+            *(workers, search, scheduler, callback),
             num_trials=search.total,
             max_pending=GROWING if resources.can_grow else max(16, 2 * resources.slots),
             max_failures=MAX_FAILURES,
             folder=scratch,
+            is_over=budget.is_spent,
+            on_rest=callback.on_trial_rest,
         )
+    return callback.begun
 
 
 def _template(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from ray import tune
 from ray.tune.experiment import Trial
-from ray.tune.schedulers import FIFOScheduler
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.util import placement_group_table
 
@@ -91,7 +91,7 @@ class Seen(tune.Callback):
         if len(self.ended) == self.fails_at:
             raise KeyboardInterrupt
         self.ended.append(trial.config["spec"]["trial_id"])
-        self.processes.append(trial.last_result["process"])
+        self.processes += [trial.last_result["process"]] if trial.last_result else []
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self.failed.append(trial.config["spec"]["trial_id"])
@@ -211,6 +211,49 @@ def test_a_worker_that_dies_idle_costs_its_trial_one_attempt(ray_address: str, t
         )
     assert seen.failed == []
     assert sorted(seen.ended) == sorted(f"trial-{number}" for number in range(8))
+    wait_until_all_is_free()
+
+
+class Pausable(Nothing):
+    """Can be paused, since it has nothing to save."""
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        pass
+
+    def load_checkpoint(self, checkpoint_dir: str) -> None:
+        pass
+
+
+class Pausing(FIFOScheduler):
+    """Pauses trials after their first report."""
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: Any) -> str:
+        return TrialScheduler.PAUSE if result["training_iteration"] == 1 else TrialScheduler.CONTINUE
+
+
+@pytest.mark.parametrize("scheduler", [FIFOScheduler(), Pausing()])
+def test_a_search_that_is_over_starts_no_trial_and_ends_those_that_wait_or_pause(
+    ray_address: str, tmp_path: Path, scheduler: FIFOScheduler
+) -> None:
+    seen, searcher, running = Seen(), Numbers(lambda n: n >= 2000, dying=-1), list[str]()
+    most = [0]
+
+    def rests(trial: Trial) -> None:
+        most[0] = max(most[0], len(seen.started) - len(running))
+        running.append(trial.config["spec"]["trial_id"])
+
+    with Workers(Pausable, Resources(1, 0, 2, 2)) as workers:
+        workers.start(2)
+        run_trials(
+            *(workers, searcher, scheduler, seen, 2000, MAX_PENDING, 1, str(tmp_path)),
+            is_over=lambda: len(seen.started) >= 6,
+            on_rest=rests,
+        )
+    assert len(seen.started) <= 8  # those that a worker had been given already
+    assert sorted(running) == sorted(seen.started)  # each time that one began, it also came to rest
+    assert most[0] <= 2
+    assert set(seen.started) <= set(seen.ended)
+    assert len(set(seen.ended)) == searcher.next
     wait_until_all_is_free()
 
 

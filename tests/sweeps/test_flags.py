@@ -35,6 +35,10 @@ CASES: list[tuple[str, str, Any]] = [
     ("stop_at", "--stop-at val_accuracy=0.95 --stop-at val_loss=1e-2", {"val_accuracy": 0.95, "val_loss": 0.01}),
     ("patience", "--patience 3", 3),
     ("min_delta", "--patience 3 --min-delta 0.001", 0.001),
+    ("usd_per_hour", "--usd-per-hour 1.2", 1.2),
+    ("usd_per_hour", "--usd-per-hour NVIDIA-A10G=1.2,cpu=4e-1", {"NVIDIA-A10G": 1.2, "cpu": 0.4}),
+    ("budget_usd", "--budget-usd 5 --usd-per-hour 1", 5.0),
+    ("budget_hours", "--budget-hours 1.5", 1.5),
     ("grace_period", "--grace-period 2", 2),
     ("reduction_factor", "--reduction-factor 4", 4),
     ("searcher", "--searcher random", "random"),
@@ -73,6 +77,7 @@ def test_a_flag_sets_its_field_and_no_other(field: str, flags: str, expected: ob
         "min_delta": {"patience", "min_delta"},
         "wandb_project": {"wandb_project", "track"},
         "fsdp": {"fsdp", "workers_per_trial"},
+        "budget_usd": {"budget_usd", "usd_per_hour"},
     }
     touched = budget if field in budget else together.get(field, {field})
     for other in dataclasses.fields(Sweep):
@@ -139,6 +144,13 @@ def test_help_shows_groups_and_the_scripts_defaults(capsys: pytest.CaptureFixtur
     assert "--confirm-num-seeds N         new seeds, and so pairs, of each configuration (default: 8)" in shown
     headings = [line for line in shown.splitlines() if line.endswith(":") and not line.startswith(" ")]
     assert headings == ["what is tried:", "budget:", "confirm:", "resources:", "where and how:"]
+
+
+def test_help_shows_prices_as_the_flag_takes_them() -> None:
+    priced = dataclasses.replace(SCRIPT, usd_per_hour={"NVIDIA A10G": 1.2, "cpu": 0.25})
+    flat = " ".join(build_parser(priced).format_help().split())
+    assert "(default: NVIDIA A10G=1.2,cpu=0.25)" in flat
+    assert parse(SCRIPT, ["--usd-per-hour", "NVIDIA A10G=1.2, cpu=0.25"]) == priced
 
 
 def test_help_names_objects_by_their_class() -> None:

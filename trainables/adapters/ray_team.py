@@ -79,6 +79,17 @@ class Helper:
             self._reports.close()
 
 
+def node_ids() -> list[str]:
+    """Ray's ids of the nodes that the workers of this process' trials run on, this one's first; none without Ray."""
+    if not ray.is_initialized():
+        return []
+    group = ray.util.get_current_placement_group()
+    if group is None or group.bundle_count == 1:
+        return [ray.get_runtime_context().get_node_id()]
+    bundles = ray.util.placement_group_table(group)["bundles_to_node_id"]
+    return [bundles[index] for index in sorted(bundles)]
+
+
 class Crew:
     """The other workers of the trials that this process runs, one for each further bundle of its placement group."""
 
@@ -86,6 +97,7 @@ class Crew:
         group = ray.util.get_current_placement_group() if ray.is_initialized() else None
         self.num_workers = group.bundle_count if group is not None else 1
         self._group = group
+        self.node_ids = node_ids()
         self._helpers = [self._start(rank) for rank in range(1, self.num_workers)]
         self._store: Any = None
 

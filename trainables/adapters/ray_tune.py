@@ -1,6 +1,7 @@
 """A trial as Ray Tune runs it: one report a step, in worker processes that go on to the next trial."""
 
 import dataclasses
+import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +20,9 @@ if TYPE_CHECKING:
 class TuneTrial(tune.Trainable):
     """Runs the trial that ``config["spec"]`` describes, completed by what all trials of the run share.
 
-    A result carries the metrics by name, for schedulers, and the whole report under ``"report"``. A trial that fails
-    says so in its last report, and the process takes the next one: only the death of the process is an error of Tune's.
+    A result carries the metrics by name, for schedulers, the whole report under ``"report"``, and Ray's ids of its
+    workers' nodes under ``"node_ids"``. A trial that fails says so in its last report, and the process takes the next
+    one: only the death of the process is an error of Tune's.
 
     Where its placement group has several bundles, it is the first of a trial's workers and has the others follow.
     Made without a configuration it only imports what trials need, and then probes or is given a trial.
@@ -63,7 +65,8 @@ class TuneTrial(tune.Trainable):
             route: the one to take; ``None`` takes the fastest in each precision.
 
         Yields:
-            the fields of a :class:`trainables.probe.ProbeResult` for each.
+            the fields of a :class:`trainables.probe.ProbeResult` for each, with the seconds that it took as ``held_s``,
+            and ``node_ids``.
 
         Raises:
             TaskError: the task cannot be built.
@@ -71,11 +74,15 @@ class TuneTrial(tune.Trainable):
         from trainables.loading import TaskError, describe
         from trainables.probe import probe
 
+        began = time.monotonic()
         try:
             meeting = self._others.meet()
             with self._others.also("probe", spec, precisions, route, meeting):
                 for result in probe(TrialSpec.from_dict(spec), precisions, route, meeting):
-                    yield dataclasses.asdict(result)
+                    now = time.monotonic()
+                    place = {"held_s": now - began, "node_ids": self._others.node_ids}
+                    began = now
+                    yield dataclasses.asdict(result) | place
         except TaskError as error:
             raise TaskError(str(error)) from None  # what it came from need not survive the way to the driver
         except KeyboardInterrupt as error:  # to Ray it would mean that the driver had cancelled the probe
@@ -89,7 +96,8 @@ class TuneTrial(tune.Trainable):
             report.warning = self._tracked.saw(report)
         if report.is_last and report.status != "completed":
             refuse_poisoned_gpu(report.status_reason or report.status)
-        return {**report.metrics, "report": report.to_dict(), "done": report.is_last}
+        where = {"report": report.to_dict(), "node_ids": self._others.node_ids}
+        return {**report.metrics, **where, "done": report.is_last}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Leaves the trial and takes the next one, in the same process."""
@@ -104,8 +112,9 @@ class TuneTrial(tune.Trainable):
             config: as of :meth:`setup`, with what Tune adds for ``reset``.
             storage: Tune's own, of that trial.
         """
-        self.reset(config, storage=storage)
-        return dict(self.train())
+        tune_s: Any = self  # whose own methods have no types
+        tune_s.reset(config, storage=storage)
+        return dict(tune_s.train())
 
     def tell_end(self, status: str, reason: str | None) -> None:
         """Tells trackers how the trial ended where it did not end by itself.

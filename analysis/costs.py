@@ -1,0 +1,84 @@
+"""What a sweep cost, and an arm beside its baseline; what has no price, or is unknown, stays missing."""
+
+import math
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from analysis.evidence import Evidence, Question
+from analysis.pairs import Pair
+from analysis.power import ROUNDING
+from analysis.schema import COST_COLUMNS, Verdict
+
+TIMING = "timing"
+"""What the blocks of confirm that are timed stand under in `costs`."""
+
+
+def costs(trials: pd.DataFrame, timings: pd.DataFrame, run_name: str) -> pd.DataFrame:
+    """What each stage of a sweep cost.
+
+    Args:
+        trials: one sweep's trials.
+        timings: its timings.
+        run_name: of the sweep.
+
+    Returns:
+        a row for each stage that ran something, the timed blocks of confirm as ``timing``: ``num_runs``, ``num_known``
+        of them whose cost is known, and the sum of these as ``cost_usd``, missing where it is none's.
+    """
+    ran = trials[(trials["status"] != "excluded") | (trials["stage"] != "search")]
+    blocks = timings.groupby(["block_id", "device"], dropna=False)["cost_usd"].sum(min_count=1)
+    parts = {str(stage): group["cost_usd"] for stage, group in ran.groupby("stage", sort=False)} | {TIMING: blocks}
+    rows: list[dict[str, Any]] = [
+        {
+            "sweep": run_name,
+            "stage": stage,
+            "num_runs": len(usd),
+            "num_known": usd.notna().sum(),
+            "cost_usd": usd.sum(min_count=1),
+        }
+        for stage, usd in parts.items()
+        if len(usd)
+    ]
+    return pd.DataFrame(rows, columns=list(COST_COLUMNS)).astype(COST_COLUMNS)
+
+
+def cost_ratio(question: Question, pairs: Sequence[Pair]) -> float:
+    """What a full run of the arm costs over what one of the baseline costs: below 1 is cheaper.
+
+    Both run on one type of device, in the same share of a node, so that the price cancels out and time is left. Full
+    runs may share their machines and timings do not, so that time is an arm's steps, which differ where the arms'
+    configurations do, at the step time of the timed pairs; the geometric mean over these.
+
+    Args:
+        question: which arms.
+        pairs: by seed.
+
+    Returns:
+        the ratio; NaN where no run of one arm has a price, or nothing was timed undisturbed.
+    """
+    arms = [pair.arm.run for pair in pairs if pair.arm.run], [pair.baseline.run for pair in pairs if pair.baseline.run]
+    logs = [-pair.log_step_ratio for pair in pairs if not pair.contended and math.isfinite(pair.log_step_ratio)]
+    if not logs or not all(any(math.isfinite(run.cost_usd) for run in runs) for runs in arms):
+        return math.nan
+    steps = [[run.steps for run in runs if run.status == "completed" and run.steps > 0] for runs in arms]
+    if all(steps):
+        log_steps = math.log(statistics.median(steps[0]) / statistics.median(steps[1]))
+    else:
+        log_steps = 0.0 if question.same_configuration else math.nan
+    return math.exp(log_steps + math.fsum(logs) / len(logs))
+
+
+def in_words(e: Evidence, ratio: float, verdict: Verdict) -> str:
+    """What an arm costs, as a sentence after the verdict's reason; empty where it is unknown or means nothing.
+
+    Only where the metric is shown to be within the margin, and no run of the arm failed, is it called the same.
+    """
+    if math.isnan(ratio) or verdict == "INVALID":
+        return ""
+    q, percent = e.question, f"{100 * ratio:.{0 if ratio >= 0.1 else 2}f} %"
+    if e.delta.low > -q.margin + ROUNDING and not e.arm_failures and not e.num_unscored:
+        return f" The same {q.metric}, within {q.margin:g}, for {percent} of the money."
+    return f" A run costs {percent} of one in {q.baseline}; the same {q.metric} is not shown."

@@ -1,0 +1,186 @@
+"""What runs cost: the price of their share of nodes, for the time that they hold it."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from analysis.money import dollars
+from sweeps.engine.nodes import find_place
+from sweeps.engine.prices import Place, Prices, price_of, share_of
+
+Held = Mapping[str, float]
+"""``num_cpus`` and ``num_gpus`` that each worker of a run holds, as in Ray's remote options."""
+
+SECONDS_PER_HOUR = 3600.0
+
+
+@dataclass(frozen=True)
+class Rate:
+    """What a run costs at a place.
+
+    Args:
+        usd: per second; ``None`` where a node has no price.
+        at_most: the same with the highest of all prices in place of a missing one: what a budget counts.
+    """
+
+    usd: float | None
+    at_most: float
+
+
+@dataclass
+class _Account:
+    """One run: the seconds of attempts that have ended are paid for in ``usd`` once their rate is known.
+
+    Args:
+        held: by each worker of its attempt.
+        usd: paid so far; ``None`` for good where an attempt had no price.
+        unpaid_s: of attempts of which nobody knows where they were, since they ended before their first report.
+        since: when its attempt began, ``None`` while it holds nothing.
+        rate: of this attempt, else of the one before.
+    """
+
+    held: Held
+    usd: float | None = 0.0
+    unpaid_s: float = 0.0
+    since: float | None = None
+    rate: Rate | None = None
+
+    def cost(self, open_s: float) -> float | None:
+        """With ``open_s`` seconds of the attempt that runs; what has no rate counts as the attempts around it."""
+        if self.usd is None or self.rate is None or self.rate.usd is None:
+            return None
+        return self.usd + (self.unpaid_s + open_s) * self.rate.usd
+
+    def rest(self, seconds: float) -> None:
+        """The attempt has ended after some seconds."""
+        self.since = None
+        if self.rate is None:
+            self.unpaid_s += seconds
+        else:
+            self.usd, self.unpaid_s = self.cost(seconds), 0.0
+
+
+class Meter:
+    """Counts what runs cost while they run, over all their attempts, and how long the whole run has taken.
+
+    Args:
+        prices: as the sweep declares them; without, nothing has a cost.
+        run_s: seconds that earlier processes of the run took.
+        before: what its runs cost in earlier processes, by name; ``None`` where that is unknown.
+        find: the node of an id of Ray's.
+        clock: seconds since any moment.
+
+    ``unpriced`` has the devices that no price fits, as they are met.
+    """
+
+    def __init__(
+        self,
+        prices: Prices | None = None,
+        run_s: float = 0.0,
+        before: Mapping[str, float | None] | None = None,
+        find: Callable[[str], Place | None] = find_place,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._prices, self._before, self._find, self._clock = prices, before or {}, find, clock
+        self._run_s, self._started = run_s, clock()
+        self._places: dict[str, Place | None] = {}
+        self._accounts: dict[str, _Account] = {}
+        self._running: dict[str, _Account] = {}
+        self._dearest = self._ended_usd = 0.0
+        self.unpriced: dict[str, None] = {}
+
+    @property
+    def run_s(self) -> float:
+        """Seconds that the run has taken, in all its processes."""
+        return self._run_s + self._clock() - self._started
+
+    @property
+    def running(self) -> list[str]:
+        """The runs that hold something now."""
+        return list(self._running)
+
+    @property
+    def spent_usd(self) -> float:
+        """What all runs of this process have cost so far, at most: a run that has not reported at the dearest rate."""
+        return self._ended_usd + sum(self._open_s(run) * self._at_most(run) for run in self._running.values())
+
+    def usd(self, name: str) -> float | None:
+        """What a run has cost so far, in earlier processes, too; ``None`` where that is unknown."""
+        account = self._accounts.get(name)
+        if self._prices is None or account is None:
+            return None if self._prices is None else self._before.get(name)
+        before, own = self._before.get(name, 0.0), account.cost(self._open_s(account))
+        return None if before is None or own is None else before + own
+
+    def hourly(self, num: int) -> str:
+        """What so many runs cost at once, in words after others; empty where nothing has told a price yet."""
+        usd = num * self._dearest * SECONDS_PER_HOUR
+        return f", at most {dollars(usd)} an hour" if usd else ""
+
+    def begins(self, name: str, held: Held) -> None:
+        """An attempt of a run begins, or goes on after a pause; it holds so much from now on."""
+        if self._prices is None:
+            return
+        self.rests(name)
+        account = self._running[name] = self._accounts.setdefault(name, _Account(held))
+        account.held, account.since = held, self._clock()
+
+    def is_at(self, name: str, device: str | None, node_ids: Sequence[str]) -> None:
+        """A run tells its device's name, and Ray's ids of the nodes of its workers."""
+        account = self._running.get(name)
+        if account is not None:
+            account.rate = self.rate(account.held, device, node_ids) or account.rate
+
+    def rests(self, name: str) -> None:
+        """A run holds nothing any more: it has ended, pauses, or was lost."""
+        account = self._running.pop(name, None)
+        if account is not None:
+            seconds = self._open_s(account)
+            self._ended_usd += seconds * self._at_most(account)
+            account.rest(seconds)
+
+    def charge(self, held: Held, device: str | None, node_ids: Sequence[str], seconds: float | None) -> float | None:
+        """What something has cost that is over; ``None`` where that is unknown.
+
+        Args:
+            held: by each of its workers.
+            device: the device's name.
+            node_ids: Ray's ids of the nodes of its workers.
+            seconds: for which it was held.
+        """
+        rate = self.rate(held, device, node_ids)
+        if rate is None or seconds is None:
+            return None
+        self._ended_usd += seconds * rate.at_most
+        return None if rate.usd is None else seconds * rate.usd
+
+    def rate(self, held: Held, device: str | None, node_ids: Sequence[str]) -> Rate | None:
+        """The rate of a run; ``None`` without prices, or where its nodes are not known. Args as of :meth:`charge`."""
+        places = [self._place(node_id) for node_id in node_ids]
+        prices = self._prices
+        if prices is None or not places:
+            return None
+        highest = max(prices.values()) if isinstance(prices, Mapping) else prices
+        cpus, gpus = held["num_cpus"], held["num_gpus"]
+        at_most, is_known = 0.0, True
+        for place in places:
+            if place is None:
+                return None
+            price = price_of(prices, device, place, gpus > 0)
+            if price is None:
+                self.unpriced[device or "an unknown device"] = None
+                is_known = False
+            at_most += share_of(place, cpus, gpus) / SECONDS_PER_HOUR * (highest if price is None else price)
+        self._dearest = max(self._dearest, at_most)
+        return Rate(at_most if is_known else None, at_most)
+
+    def _place(self, node_id: str) -> Place | None:
+        if self._places.get(node_id) is None:
+            self._places[node_id] = self._find(node_id)
+        return self._places[node_id]
+
+    def _open_s(self, account: _Account) -> float:
+        return self._clock() - account.since if account.since is not None else 0.0
+
+    def _at_most(self, account: _Account) -> float:
+        return self._dearest if account.rate is None else account.rate.at_most
