@@ -34,6 +34,14 @@ def usable_anywhere(usable: Usable) -> list[str]:
     return ladder_order(list({name for routes in usable.values() for name in routes}))
 
 
+def by_precision(usable: Usable) -> dict[str, dict[str, str]]:
+    """The same the other way about: precision -> device type that can use it -> its kernel route."""
+    return {
+        name: {device: routes[name] for device, routes in usable.items() if name in routes}
+        for name in usable_anywhere(usable)
+    }
+
+
 def probe_spec(sweep: Sweep, source: TaskSource, first: PlannedTrial | None, resources: Resources) -> TrialSpec:
     """The trial that the probe tries every precision on: the first configuration."""
     config, seed = (first.config, first.seed) if first else ({}, sweep.seed)

@@ -15,7 +15,7 @@ from sweeps.engine.controller import run_trials
 from sweeps.engine.endings import Endings
 from sweeps.engine.failures import MAX_FAILURES, survive_memory_kills
 from sweeps.engine.metric import stopping
-from sweeps.engine.probe import Usable
+from sweeps.engine.probe import Usable, by_precision
 from sweeps.engine.recorder import Recorder
 from sweeps.engine.search_budget import SearchBudget
 from sweeps.engine.sweep import Sweep
@@ -64,10 +64,7 @@ def run_search(
     budget = budget or SearchBudget(sweep, recorder.meter)
     ranks = endings.checkpoints
     search.template = _template(sweep, source, resources, ranks, recorder.journal.folder).to_dict()
-    search.to_beat = endings.to_beat
-    for device, routes in usable.items():
-        for precision, route in routes.items():
-            search.routes.setdefault(precision, {})[device] = route
+    search.routes, search.to_beat = by_precision(usable), endings.to_beat
     scheduler = make_scheduler(sweep, ranks.metric, ranks.mode, sweep.max_reports)
     if isinstance(scheduler, Asha):
         scheduler.replay(past)
