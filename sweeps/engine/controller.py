@@ -67,7 +67,17 @@ def run_trials(
     controller.update_max_pending_trials(max_pending)
     controller.on_rest = on_rest
     controller.take_over(workers)
-    controller.run_until(is_over)
+    _run_until(is_over, controller)
+
+
+def _run_until(is_over: Callable[[], bool], controller: Any) -> None:
+    """Runs all trials, or those that have begun until the search is over."""
+    while not controller.is_finished():
+        controller.step()
+        if is_over():
+            controller.end_early()
+    controller.end_idle()
+    controller.cleanup()
 
 
 def _search_of(experiment: Experiment, searcher: Searcher, workers: Workers) -> "_Search":
@@ -104,15 +114,6 @@ class _Controller(TuneController):
         self._started_actors.add(worker)
         if not self._actor_cache.cache_object(self._request, worker):
             self._remove_actor(worker)
-
-    def run_until(self, is_over: Callable[[], bool]) -> None:
-        """Runs all trials, or those that there are until the search is over."""
-        while not self.is_finished():
-            self.step()
-            if is_over():
-                self.end_early()
-        self.end_idle()
-        self.cleanup()
 
     def end_early(self) -> None:
         """Asks for no further trials and ends those that have no worker."""
