@@ -78,7 +78,7 @@ def test_a_budget_ends_the_search_confirm_runs_and_a_resumed_run_does_not_spend_
     assert (confirm["cost_usd"] >= 3 * 2 * 0.75).all()
     assert (results.timings["cost_usd"] > 0).all()
     verdict = results.verdicts.query("config_id != 'best'").iloc[0]
-    assert verdict["cost_ratio"] == pytest.approx(1 / verdict["speedup"])
+    assert verdict["cost_ratio"] == pytest.approx(1 / verdict["speedup"], nan_ok=True)  # NaN where others use the CPUs
     assert list(results.costs["num_known"]) == list(results.costs["num_runs"])
     told = io.StringIO()
     print_report(results, Console(file=told, width=80))
