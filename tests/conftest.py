@@ -82,11 +82,8 @@ def ray_address(own_cache: None) -> Iterator[str]:
     """
     import ray
 
-    from sweeps.engine.quick_start import quick_start
-
     settings = {"num_cpus": 2, "include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
-    with quick_start():
-        context = ray.init(**settings, _system_config={"num_workers_soft_limit": 6, "enable_worker_prestart": False})
+    context = ray.init(**settings, _system_config={"num_workers_soft_limit": 6, "enable_worker_prestart": False})
     address = context.address_info["address"]
     os.environ["RAY_ADDRESS"] = address
     yield address

@@ -44,6 +44,23 @@ def test_make_commands_are_what_the_makefile_runs(command: str):
     assert recipes[command] in plan
 
 
+def shortened(command: str) -> list[str]:
+    """The words of a command, with flags that make it small or leave out what other tests run to its end."""
+    words = shlex.split(command)
+    if words[:2] == ["ampsweep", "run"]:
+        words += shlex.split("--num-trials 4 --max-epochs 2 --confirm-num-seeds 1")
+    if words[:2] == ["ampsweep", "compare"]:
+        words += shlex.split("--rounds 2 --num-threads 1")
+    if "--run-name" in words:
+        words += shlex.split("--precisions fp32,bf16-mixed --route default --cpus-per-trial 1.5")
+    if "--wandb-project" in words:  # tests/sweeps/test_tracking.py
+        words += ["--stage", "search"]
+    # tests/sweeps/test_unsearched.py and test_text_classification.py
+    if "sweeps.amp_speedup" in words or "sweeps.text_classification" in words:
+        words += ["--dry-run"]
+    return words
+
+
 @pytest.mark.ray
 def test_every_other_command_runs_in_its_order(
     ray_address: str, tmp_path: Path, encoder_folder: Path, text_files: Path
@@ -57,14 +74,7 @@ def test_every_other_command_runs_in_its_order(
     for command in COMMANDS:
         if command.startswith("make "):
             continue
-        words = shlex.split(command)
-        if words[:2] == ["ampsweep", "run"]:
-            words += shlex.split("--num-trials 4 --max-epochs 2 --confirm-num-seeds 2")
-        if "--run-name" in words:  # what runs to its end: by fewer arms, which other tests run
-            words += shlex.split("--precisions fp32,bf16-mixed --route default")
-        # tests/sweeps/test_unsearched.py and test_text_classification.py run these to their ends
-        if "sweeps.amp_speedup" in words or "sweeps.text_classification" in words:
-            words += ["--dry-run"]
+        words = shortened(command)
         done = subprocess.run(
             words,
             cwd=tmp_path,

@@ -103,6 +103,7 @@ def test_a_precision_that_takes_the_probe_s_process_down_twice_is_left_out_and_t
         precisions=("bf16-mixed", "fp32", "bf16-true"),
         num_trials=3,
         max_epochs=1,
+        cpus_per_trial=1.5,
         stage="search",
         storage=str(tmp_path),
         run_name="down",
@@ -120,16 +121,8 @@ def test_a_precision_that_takes_the_probe_s_process_down_twice_is_left_out_and_t
 @pytest.mark.ray
 def test_a_search_in_which_nothing_completes_exits_with_1(ray_address: str, tmp_path: Path):
     task = Path(__file__).parent / "tasks_that_fail.py"
-    words = [
-        "--space",
-        "fault=diverge",
-        "--precisions",
-        "fp32,bf16-mixed",
-        "--num-trials",
-        "2",
-        "--storage",
-        str(tmp_path),
-    ]
+    words = ["--space", "fault=diverge", "--precisions", "fp32,bf16-mixed", "--num-trials", "2"]
+    words += ["--cpus-per-trial", "1.5", "--storage", str(tmp_path)]
     done = command(AMPSWEEP, "run", f"{task}:build", *words, "--run-name", "diverged")
     assert done.returncode == 1
     assert re.fullmatch(r"error: no trial completed: 2 of 2 diverged \(.*loss was not finite.*\)\n", done.stderr)
@@ -142,7 +135,8 @@ def test_a_confirmation_without_a_pair_exits_with_1(
 ):
     task = Path(__file__).parent / "tasks_that_fail.py"
     words = ["--space", "fault=raise in confirm", "--precisions", "fp32,bf16-mixed", "--num-trials", "2"]
-    words += ["--max-epochs", "1", "--confirm-num-seeds", "1", "--storage", str(tmp_path), "--run-name", "unpaired"]
+    words += ["--max-epochs", "1", "--confirm-num-seeds", "1", "--cpus-per-trial", "1.5"]
+    words += ["--storage", str(tmp_path), "--run-name", "unpaired"]
     with pytest.raises(SystemExit) as ended:
         ampsweep(["run", f"{task}:build", *words])
     assert ended.value.code == 1

@@ -83,7 +83,7 @@ def test_a_lightning_module_comes_to_a_verdict_and_is_exported(
     monkeypatch.chdir(tmp_path)
     words = ["run", f"{script(tmp_path, LIGHTNING)}:Digits", "--space", "lr=0.01", "--space", "width=8"]
     words += ["--num-trials", "0", "--max-epochs", "2", "--precisions", "fp32,bf16-mixed", "--run-name", "r"]
-    words += ["--confirm-num-seeds", "1", "--confirm-margin", "0.5"]
+    words += ["--confirm-num-seeds", "1", "--confirm-margin", "0.5", "--cpus-per-trial", "1.5"]
     with pytest.raises(SystemExit) as ended:
         ampsweep(words)
     assert ended.value.code == 0
@@ -114,6 +114,7 @@ def test_a_function_is_searched_and_comes_to_a_verdict(
         num_trials=2,
         max_epochs=2,
         confirm=Confirm(num_seeds=1, margin=0.5),
+        cpus_per_trial=1.5,
         storage=str(tmp_path),
         run_name="r",
     )

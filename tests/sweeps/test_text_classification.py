@@ -152,7 +152,7 @@ def test_a_search_with_relative_paths_runs_and_says_once_what_was_truncated(ray_
     shown = StringIO()
     with (folder / "train.tsv").open("a") as file:
         file.write("very " * 30 + "good\t1\n")
-    words = f"{NEEDED} --num-trials 2 --max-steps 2 --report-every-steps 2 --batch-size 16 --cpus-per-trial 1"
+    words = f"{NEEDED} --num-trials 2 --max-steps 2 --report-every-steps 2 --batch-size 16 --cpus-per-trial 1.5"
     results = run(parsed(f"{words} --stage search --address {ray_address}"), Console(file=shown, width=200))
     trials = results.trials.query("stage == 'search'")
     assert dict(zip(trials["precision"], trials["status"], strict=True)) == dict.fromkeys(
