@@ -77,10 +77,19 @@ def type_on(lan: Lan, command: str, **more: str) -> str:
 
 
 def submit(lan: Lan, job: str, *flags: str, **variables: str) -> None:
-    """Begins a job by a name."""
+    """Begins a job of the sweep by a name."""
     told = json.dumps({"env_vars": {"WANDB_MODE": "offline", **variables}})
     sweep = f"python own_sweep.py --storage {lan.folder}/results --run-name first {' '.join(flags)}"
     type_on(lan, f"{SUBMIT} --no-wait --submission-id {job} --runtime-env-json '{told}' -- {sweep}")
+
+
+def probe_without_a_script(lan: Lan) -> None:
+    """A job of the command, in a folder that it warns of."""
+    flags = "--space batch_size=16 --stage probe --precisions fp32 --run-name probed"
+    type_on(lan, f"{SUBMIT} --submission-id probed -- ampsweep run waiting.py:build {flags}")
+    said = log(lan, "probed")
+    assert "Ray's copy of the job's folder" in said
+    assert said.splitlines()[-1] == "results: runs/probed"
 
 
 def stop(lan: Lan, job: str) -> str:
@@ -100,7 +109,7 @@ def log(lan: Lan, job: str) -> str:
     """What a job's driver has said, which reads well: lines without control characters."""
     whole = type_on(lan, f"cat /tmp/ray/session_latest/logs/job-driver-{job}.log")
     text = whole.partition("\nRunning entrypoint for job ")[2].partition("\n")[2]
-    assert text.startswith("sweep   own: waiting.py:build, "), whole
+    assert text.startswith("sweep   "), whole
     assert not [letter for letter in text if unicodedata.category(letter) == "Cc" and letter != "\n"], repr(text)
     assert "Traceback" not in text
     return text
@@ -152,6 +161,7 @@ def test_a_job_that_is_stopped_or_killed_goes_on_in_the_next_one(lan: Lan) -> No
     assert log(lan, "last").splitlines()[-1] == f"results: {folder}"
     assert figures(seen) < figures(results(folder, "history"))
     check_rows(folder)
+    probe_without_a_script(lan)
 
 
 def check_rows(folder: Path) -> None:

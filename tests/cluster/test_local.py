@@ -74,6 +74,7 @@ def test_a_sweep_from_a_laptop_survives_the_loss_of_a_machine(launched: Launched
     assert "cluster waits for the first of its 2 workers" in text  # `ray up` did not wait for them
     assert "results: " in text
     assert "Traceback" not in text
+    watch_another(launched, folder.with_name("second"))
 
     down = launched.down()
     assert down.returncode == 0, down.stdout + down.stderr
@@ -111,6 +112,14 @@ def lose_and_return(launched: Launched, folder: Path) -> None:
     assert figures(before) <= figures(history(folder))
     lan.power_on(name, WORKERS[name])
     wait_for(lambda: (pd.to_datetime(ended_on(folder, name)["started_at"], utc=True) > off).any(), 120, f"{name} again")
+
+
+def watch_another(launched: Launched, folder: Path) -> None:
+    """Runs a script of the project's from the laptop's terminal; its probe is enough here."""
+    briefly = {" -- ": " -- --gpus-per-trial 0 --stage probe --precisions fp32 "}
+    watched = launched.type(launched.command("ray submit", briefly))
+    assert watched.returncode == 0, watched.stdout + watched.stderr
+    assert list(load(folder).trials["status"]) == ["completed"]
 
 
 def check_rows(folder: Path) -> None:
