@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analysis.money import dollars
-from sweeps.engine.prices import Place, price_of, share_of
+from sweeps.engine.prices import PricedNode, price_of, share_of
 
 if TYPE_CHECKING:
     from sweeps.engine.sweep import Sweep
@@ -30,13 +30,13 @@ def _prices(sweep: "Sweep") -> list[str]:
     return [line] if here is None else [line, *_on(here, sweep)]
 
 
-def _on(place: Place, sweep: "Sweep") -> list[str]:
+def _on(node: PricedNode, sweep: "Sweep") -> list[str]:
     """What trials cost that fill a machine, where its price is known without its device's name."""
     assert sweep.usd_per_hour is not None
-    gpus = sweep.gpus_per_trial if sweep.gpus_per_trial is not None else sweep.workers_per_trial * min(1, place.gpus)
-    price = price_of(sweep.usd_per_hour, None, place, gpus > 0)
-    part = share_of(place, sweep.cpus_per_trial, gpus)
-    held = [(place.cpus, sweep.cpus_per_trial), (place.gpus, gpus)]
+    gpus = sweep.gpus_per_trial if sweep.gpus_per_trial is not None else sweep.workers_per_trial * min(1, node.gpus)
+    price = price_of(sweep.usd_per_hour, None, node, gpus > 0)
+    part = share_of(node, sweep.cpus_per_trial, gpus)
+    held = [(node.cpus, sweep.cpus_per_trial), (node.gpus, gpus)]
     num = min(int(whole / each) for whole, each in held if each > 0)
     if price is None or num == 0:
         return []
@@ -44,14 +44,14 @@ def _on(place: Place, sweep: "Sweep") -> list[str]:
     return [f"        on this machine {num} at once: {dollars(num * part * price)} an hour{each}"]
 
 
-def this_machine(sweep: "Sweep") -> Place | None:
+def this_machine(sweep: "Sweep") -> PricedNode | None:
     """The machine of this process, where the sweep would start Ray on it; ``None`` where it would use a cluster."""
     from sweeps.engine.cluster import find_address, own_cpus
 
     if find_address(sweep.address)[1] is not None:
         return None
     cpus = own_cpus().get("num_cpus", os.cpu_count() or 1)
-    return Place(cpus, len(list(Path("/dev").glob("nvidia[0-9]*"))))
+    return PricedNode(cpus, len(list(Path("/dev").glob("nvidia[0-9]*"))))
 
 
 def _budgets(sweep: "Sweep") -> list[str]:

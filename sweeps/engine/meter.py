@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from analysis.money import dollars
-from sweeps.engine.nodes import find_place
-from sweeps.engine.prices import Place, Prices, price_of, share_of
+from sweeps.engine.nodes import find_node
+from sweeps.engine.prices import PricedNode, Prices, price_of, share_of
 
 Held = Mapping[str, float]
 """``num_cpus`` and ``num_gpus`` that each worker of a run holds, as in Ray's remote options."""
@@ -16,7 +16,7 @@ SECONDS_PER_HOUR = 3600.0
 
 @dataclass(frozen=True)
 class Rate:
-    """What a run costs at a place.
+    """What a run costs on its nodes.
 
     Args:
         usd: per second; ``None`` where a node has no price.
@@ -78,12 +78,12 @@ class Meter:
         prices: Prices | None = None,
         run_s: float = 0.0,
         before: Mapping[str, float | None] | None = None,
-        find: Callable[[str], Place | None] = find_place,
+        find: Callable[[str], PricedNode | None] = find_node,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._prices, self._before, self._find, self._clock = prices, before or {}, find, clock
         self._run_s, self._started = run_s, clock()
-        self._places: dict[str, Place | None] = {}
+        self._nodes: dict[str, PricedNode | None] = {}
         self._accounts: dict[str, _Account] = {}
         self._running: dict[str, _Account] = {}
         self._dearest = self._ended_usd = 0.0
@@ -156,28 +156,28 @@ class Meter:
 
     def rate(self, held: Held, device: str | None, node_ids: Sequence[str]) -> Rate | None:
         """The rate of a run; ``None`` without prices, or where its nodes are not known. Args as of :meth:`charge`."""
-        places = [self._place(node_id) for node_id in node_ids]
+        nodes = [self._node(node_id) for node_id in node_ids]
         prices = self._prices
-        if prices is None or not places:
+        if prices is None or not nodes:
             return None
         highest = max(prices.values()) if isinstance(prices, Mapping) else prices
         cpus, gpus = held["num_cpus"], held["num_gpus"]
         at_most, is_known = 0.0, True
-        for place in places:
-            if place is None:
+        for node in nodes:
+            if node is None:
                 return None
-            price = price_of(prices, device, place, gpus > 0)
+            price = price_of(prices, device, node, gpus > 0)
             if price is None:
                 self.unpriced[device or "an unknown device"] = None
                 is_known = False
-            at_most += share_of(place, cpus, gpus) / SECONDS_PER_HOUR * (highest if price is None else price)
+            at_most += share_of(node, cpus, gpus) / SECONDS_PER_HOUR * (highest if price is None else price)
         self._dearest = max(self._dearest, at_most)
         return Rate(at_most if is_known else None, at_most)
 
-    def _place(self, node_id: str) -> Place | None:
-        if self._places.get(node_id) is None:
-            self._places[node_id] = self._find(node_id)
-        return self._places[node_id]
+    def _node(self, node_id: str) -> PricedNode | None:
+        if self._nodes.get(node_id) is None:
+            self._nodes[node_id] = self._find(node_id)
+        return self._nodes[node_id]
 
     def _open_s(self, account: _Account) -> float:
         return self._clock() - account.since if account.since is not None else 0.0

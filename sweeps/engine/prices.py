@@ -12,7 +12,7 @@ KINDS = ("cpu", "gpu")
 
 
 @dataclass(frozen=True)
-class Place:
+class PricedNode:
     """A node of the cluster.
 
     Args:
@@ -25,7 +25,7 @@ class Place:
     node_type: str = ""
 
 
-def price_of(prices: Prices, device: str | None, place: Place, uses_gpus: bool) -> float | None:
+def price_of(prices: Prices, device: str | None, node: PricedNode, uses_gpus: bool) -> float | None:
     """The price of a node.
 
     Of several prices that fit, the one of its node type or of the device's whole name counts, else the one whose name
@@ -36,7 +36,7 @@ def price_of(prices: Prices, device: str | None, place: Place, uses_gpus: bool) 
             (``H100`` or ``h100 80gb`` for an ``NVIDIA H100 80GB HBM3``; ``A10`` fits no ``A100``), or ``cpu`` or
             ``gpu`` for what a run uses.
         device: the device's name, as in the results; ``None`` where it is not known.
-        place: the node.
+        node: which one.
         uses_gpus: whether the run holds GPUs.
 
     Returns:
@@ -44,7 +44,7 @@ def price_of(prices: Prices, device: str | None, place: Place, uses_gpus: bool) 
     """
     if not isinstance(prices, Mapping):
         return prices
-    fits = {name: _fit(name, device or "", place.node_type, KINDS[uses_gpus]) for name in prices}
+    fits = {name: _fit(name, device or "", node.node_type, KINDS[uses_gpus]) for name in prices}
     best = max(fits.values())
     found = {prices[name] for name, fit in fits.items() if fit == best}
     return found.pop() if best >= 0 and len(found) == 1 else None
@@ -65,15 +65,15 @@ def words_of(name: str) -> frozenset[str]:
     return frozenset(re.findall(r"[^\W_]+", name.casefold()))
 
 
-def share_of(place: Place, cpus: float, gpus: float) -> float:
+def share_of(node: PricedNode, cpus: float, gpus: float) -> float:
     """The part of a node that a run pays for: nobody else can use what it leaves of the other resource.
 
     Args:
-        place: the node.
+        node: which one.
         cpus, gpus: what the run holds of it.
 
     Returns:
         the larger of its shares of the node's CPUs and GPUs, 0 to 1.
     """
-    held = [part / whole for part, whole in ((cpus, place.cpus), (gpus, place.gpus)) if whole > 0]
+    held = [part / whole for part, whole in ((cpus, node.cpus), (gpus, node.gpus)) if whole > 0]
     return min(1.0, max(held, default=1.0))

@@ -7,10 +7,10 @@ import pytest
 from sweeps import Sweep
 from sweeps.engine import dry_costs
 from sweeps.engine.dry_run import describe
-from sweeps.engine.prices import Place
+from sweeps.engine.prices import PricedNode
 
 
-def costs(here: Place | None, monkeypatch: pytest.MonkeyPatch, **fields: object) -> list[str]:
+def costs(here: PricedNode | None, monkeypatch: pytest.MonkeyPatch, **fields: object) -> list[str]:
     monkeypatch.setattr(dry_costs, "this_machine", lambda sweep: here)
     return dry_costs.costs(Sweep(**{"name": "s", "task": "t:b", "space": {}} | fields))
 
@@ -18,30 +18,30 @@ def costs(here: Place | None, monkeypatch: pytest.MonkeyPatch, **fields: object)
 @pytest.mark.parametrize(
     ("here", "fields", "line"),
     [
-        (Place(8, 0), {"usd_per_hour": 0.4}, "8 at once: $0.4 an hour, $0.05 for each"),
-        (Place(8, 0), {"usd_per_hour": 0.4, "cpus_per_trial": 3}, "2 at once: $0.3 an hour, $0.15 for each"),
-        (Place(2, 0), {"usd_per_hour": 0.4, "cpus_per_trial": 2}, "1 at once: $0.4 an hour"),
-        (Place(32, 4), {"usd_per_hour": {"gpu": 12, "cpu": 1}}, "4 at once: $12.00 an hour, $3.00 for each"),
+        (PricedNode(8, 0), {"usd_per_hour": 0.4}, "8 at once: $0.4 an hour, $0.05 for each"),
+        (PricedNode(8, 0), {"usd_per_hour": 0.4, "cpus_per_trial": 3}, "2 at once: $0.3 an hour, $0.15 for each"),
+        (PricedNode(2, 0), {"usd_per_hour": 0.4, "cpus_per_trial": 2}, "1 at once: $0.4 an hour"),
+        (PricedNode(32, 4), {"usd_per_hour": {"gpu": 12, "cpu": 1}}, "4 at once: $12.00 an hour, $3.00 for each"),
         (
-            Place(32, 4),
+            PricedNode(32, 4),
             {"usd_per_hour": {"gpu": 12, "cpu": 1}, "gpus_per_trial": 0},
             "32 at once: $1.00 an hour, $0.03",
         ),
     ],
 )
 def test_what_trials_cost_that_fill_this_machine(
-    monkeypatch: pytest.MonkeyPatch, here: Place, fields: dict[str, object], line: str
+    monkeypatch: pytest.MonkeyPatch, here: PricedNode, fields: dict[str, object], line: str
 ) -> None:
     (_, said) = costs(here, monkeypatch, **fields)
     assert said.startswith(f"        on this machine {line}")
 
 
 def test_prices_and_budgets_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert costs(Place(8, 0), monkeypatch) == []
+    assert costs(PricedNode(8, 0), monkeypatch) == []
     said = "price   an hour of a node: {}; each run pays for the share that it holds"
     table = {"H100": 12.3, "cpu": 0.4}
     assert costs(None, monkeypatch, usd_per_hour=table) == [said.format("H100 $12.30, cpu $0.4")]
-    assert costs(Place(8, 1), monkeypatch, usd_per_hour={"H100": 12.3}) == [said.format("H100 $12.30")]
+    assert costs(PricedNode(8, 1), monkeypatch, usd_per_hour={"H100": 12.3}) == [said.format("H100 $12.30")]
     ends = costs(None, monkeypatch, usd_per_hour=2, budget_usd=5, budget_hours=1.5)[1]
     assert ends == "budget  the search ends after $5.00 or 1.5 hours, and what it found is confirmed"
     assert costs(None, monkeypatch, stage="search", budget_hours=2) == ["budget  the search ends after 2 hours"]

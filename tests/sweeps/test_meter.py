@@ -6,11 +6,11 @@ from hypothesis import strategies as st
 
 from sweeps import Sweep
 from sweeps.engine.meter import Meter
-from sweeps.engine.prices import Place
+from sweeps.engine.prices import PricedNode
 from sweeps.engine.search_budget import SearchBudget
 
 HALF = {"num_cpus": 2, "num_gpus": 0}
-NODES = {"small": Place(4, 0), "large": Place(16, 0), "gpus": Place(32, 4)}
+NODES = {"small": PricedNode(4, 0), "large": PricedNode(16, 0), "gpus": PricedNode(32, 4)}
 
 
 class Clock:

@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweeps.engine.nodes import NODE_TYPE, place_in
-from sweeps.engine.prices import Place, price_of, share_of
+from sweeps.engine.nodes import NODE_TYPE, node_in
+from sweeps.engine.prices import PricedNode, price_of, share_of
 
 H100, A10G, XEON = "NVIDIA H100 80GB HBM3", "NVIDIA A10G", "Intel(R) Xeon(R) Platinum 8488C CPU @ 2.40GHz"
-GPU_NODE, CPU_NODE = Place(96, 8, "gpu_spot"), Place(16, 0)
+GPU_NODE, CPU_NODE = PricedNode(96, 8, "gpu_spot"), PricedNode(16, 0)
 
 
 @pytest.mark.parametrize(
@@ -38,16 +38,16 @@ def test_the_price_that_says_most_of_a_node(prices, device, place, price):
 
 
 def test_a_run_pays_for_the_larger_of_its_shares():
-    assert share_of(Place(16, 0), 4, 0) == 0.25
-    assert share_of(Place(96, 8), 12, 1) == 0.125
-    assert share_of(Place(96, 8), 48, 1) == 0.5  # nobody can use the GPUs beside it
-    assert share_of(Place(96, 8), 1, 0.5) == 0.0625
-    assert share_of(Place(2, 0), 3, 0) == 1.0
+    assert share_of(PricedNode(16, 0), 4, 0) == 0.25
+    assert share_of(PricedNode(96, 8), 12, 1) == 0.125
+    assert share_of(PricedNode(96, 8), 48, 1) == 0.5  # nobody can use the GPUs beside it
+    assert share_of(PricedNode(96, 8), 1, 0.5) == 0.0625
+    assert share_of(PricedNode(2, 0), 3, 0) == 1.0
 
 
 @given(st.integers(1, 64), st.integers(0, 8), st.floats(1e-4, 64), st.floats(0, 8))
 def test_a_share_is_a_share(cpus, gpus, held_cpus, held_gpus):
-    share = share_of(Place(cpus, gpus), held_cpus, held_gpus)
+    share = share_of(PricedNode(cpus, gpus), held_cpus, held_gpus)
     assert 0 < share <= 1
     assert share >= min(1, held_cpus / cpus)
     assert gpus == 0 or share >= min(1, held_gpus / gpus)
@@ -59,7 +59,7 @@ def test_nodes_as_ray_lists_them():
         {"NodeID": "b", "Resources": {"CPU": 96.0, "GPU": 8.0}, "Labels": {NODE_TYPE: "gpu_spot"}},
         {"NodeID": "gone", "Resources": {}},
     ]
-    assert place_in(nodes, "a") == Place(16, 0)
-    assert place_in(nodes, "b") == GPU_NODE
-    assert place_in(nodes, "gone") is None
-    assert place_in(nodes, "other") is None
+    assert node_in(nodes, "a") == PricedNode(16, 0)
+    assert node_in(nodes, "b") == GPU_NODE
+    assert node_in(nodes, "gone") is None
+    assert node_in(nodes, "other") is None
