@@ -69,6 +69,7 @@ class Progress:
     def _finish_stage(self) -> None:
         if self._live is not None:
             self._live.stop()
+        self._tally.is_over = True
         if self._tally.num_done and self._tally.line() != self._last_line:
             self._say_tally()
 
@@ -91,10 +92,12 @@ class Tally:
         name: the stage.
         total: trials and timings that it consists of.
         metric, mode: what the best so far is the best of.
+
+    ``is_over`` says whether the stage has ended, be it before all of it was done.
     """
 
     def __init__(self, name: str, total: int, metric: str = "", mode: str = "max") -> None:
-        self.name, self.total = name, total
+        self.name, self.total, self.is_over = name, total, False
         self._metric, self._sign = metric, 1 if mode == "max" else -1
         self._started = time.monotonic()
         self._states: dict[object, str] = {}
@@ -154,7 +157,7 @@ class Tally:
         return f"best {self._metric}: {shown}" if shown else ""
 
     def _left(self) -> str:
-        if not self.num_done or self.num_done >= self.total:
+        if self.is_over or not self.num_done or self.num_done >= self.total:
             return ""
         seconds = self.since_s / self.num_done * (self.total - self.num_done)
         return f"about {seconds:.0f} s left" if seconds < 100 else f"about {seconds / 60:.0f} min left"

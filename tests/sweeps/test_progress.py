@@ -60,7 +60,7 @@ def test_without_a_terminal_there_are_only_plain_lines():
     assert "\x1b" not in text
     lines = text.splitlines()
     assert [line.split()[0] for line in lines] == ["search", "search", "confirm", "confirm"]
-    assert lines[1] == "search  1/2 | 1 completed | about 0 s left"
+    assert lines[1] == "search  1/2 | 1 completed"  # it has ended, so that nothing is left
     assert lines[3] == "confirm 1/1 | 1 completed"
 
 
