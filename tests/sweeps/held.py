@@ -127,10 +127,13 @@ def places(resources: Any) -> list[list[str]]:
 def hosts(num_workers: int) -> Iterator[str]:
     from trainables.adapters.ray_team import in_bundle
 
-    yield socket.gethostname()
+    def host() -> str:
+        return socket.gethostname()
+
+    yield host()
     for index in range(1, num_workers):
         place = in_bundle(ray.util.get_current_placement_group(), index)
-        yield ray.get(ray.remote(socket.gethostname).options(**place).remote())
+        yield ray.get(ray.remote(host).options(**place).remote())
 
 
 if __name__ == "__main__":
