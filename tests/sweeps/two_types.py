@@ -19,6 +19,7 @@ def declare(folder: Path) -> Sweep:
         space={"learning_rate": choice([1e-2, 1e-3])},
         precisions=("fp32", "bf16-mixed"),
         searcher="grid",
+        scheduler="fifo",
         num_trials=4,
         max_epochs=2,
         route="default",
