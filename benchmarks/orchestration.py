@@ -130,7 +130,7 @@ def figures_of(trials: Sequence[Mapping[str, float]], called: float, ideal: floa
 
     Returns:
         ``time``: over ``ideal``; ``gap_ms`` and ``gap_90_ms``: median and 90 % quantile between two trials of a
-        process; ``start_s``: until all processes were there.
+        process that worked; ``start_s``: until all processes were there.
     """
     waited = [trial["ended"] for trial in trials if trial["ended"] == trial["began"]]
     began = max(waited) if waited else min(trial["began"] for trial in trials)
@@ -138,7 +138,10 @@ def figures_of(trials: Sequence[Mapping[str, float]], called: float, ideal: floa
     for trial in sorted(trials, key=lambda trial: trial["began"]):
         by_process.setdefault(trial["process"], []).append(trial)
     gaps = sorted(
-        1e3 * (after["began"] - before["ended"]) for those in by_process.values() for before, after in pairwise(those)
+        1e3 * (after["began"] - before["ended"])
+        for those in by_process.values()
+        for before, after in pairwise(those)
+        if before["ended"] > before["began"]
     )
     return {
         "time": (max(trial["ended"] for trial in trials) - began) / ideal,

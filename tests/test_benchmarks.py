@@ -72,7 +72,7 @@ def test_the_time_of_slots_is_told_by_the_clocks_of_their_trials() -> None:
     waited = [trial(1, 110.0, 110.0), trial(2, 110.5, 110.5)]
     worked = [trial(1, 110.6, 111.6), trial(2, 110.7, 111.7), trial(1, 111.9, 112.9), trial(2, 111.8, 112.8)]
     warm = figures_of([*worked, *waited], called=100.0, ideal=2.0)
-    assert warm == pytest.approx({"time": 1.2, "gap_ms": 250.0, "gap_90_ms": 600.0, "start_s": 10.5})
+    assert warm == pytest.approx({"time": 1.2, "gap_ms": 200.0, "gap_90_ms": 300.0, "start_s": 10.5})
     cold = figures_of(worked, called=100.0, ideal=2.0)
     assert cold == pytest.approx({"time": 1.15, "gap_ms": 200.0, "gap_90_ms": 300.0, "start_s": 10.7})
 

@@ -178,6 +178,12 @@ class _Controller(TuneController):
             self._resetting_trials.add(trial)
             self._beginning.append(trial)
 
+    def _maybe_update_trial_queue(self) -> None:
+        """Asks for further trials, once those that wait have begun in the workers that are free."""
+        if self._pending_trials and self._actor_cache.num_cached_objects:
+            self._maybe_add_actors()
+        super()._maybe_update_trial_queue()
+
     def _maybe_add_actors(self) -> None:
         """Finds workers for trials, and has those begin for which there is one; before, Tune may not know of all."""
         super()._maybe_add_actors()
@@ -220,6 +226,10 @@ class _Trial(Trial):
     def get_trainable_cls(self) -> type:
         """The trainable; Tune would look it up in the cluster's store."""
         return self._trainable
+
+    def init_local_path(self) -> None:
+        """Names the trial's folder, which its worker makes; Tune would have the driver make it, too."""
+        self.relative_logdir = self.storage.trial_dir_name = self._generate_dirname()
 
     def handle_error(self, exc: Any = None) -> None:
         """Takes what ended the trial's process; Tune would keep only some of it, in files."""
