@@ -11,10 +11,11 @@ ANCHORS ?= ../shared/anchors
 demo: $(READY)  ## a sweep on real data, from probe to verdict
 	$(BIN)/python -m sweeps.digits
 
+# Files without a test that is asked for are left out by name: importing all of them takes each process ten seconds.
 test: $(READY)  ## the whole test suite: on all processors what needs no Ray, then what does; then what needs a quiet machine
-	$(BIN)/python -m pytest -m "not ray and not quiet and not cluster" --numprocesses logical --maxprocesses 8
-	$(BIN)/python -m pytest -m "ray and not quiet and not cluster" --numprocesses logical --maxprocesses 4 --dist loadfile
-	$(BIN)/python -m pytest -m quiet
+	$(BIN)/python -m pytest -m "not ray and not quiet and not cluster" --numprocesses logical --maxprocesses 8 --dist worksteal
+	$(BIN)/python -m pytest -m "ray and not quiet and not cluster" --numprocesses logical --maxprocesses 4 --dist worksteal $$(grep -rl --include="*.py" "mark\.ray" tests)
+	$(BIN)/python -m pytest -m quiet $$(grep -rl --include="*.py" "mark\.quiet" tests)
 
 test-cluster: $(READY)  ## a cluster over SSH between network namespaces; needs root, sshd, rsync and iproute2
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,cluster]'

@@ -87,13 +87,14 @@ def connected(sweep: Sweep) -> Iterator[Resources]:
     import ray
 
     is_there = find_address(sweep.address)[1] is not None
+    # No node joins a Ray that starts here.
+    startable: Callable[[], list[Node] | None] = startable_nodes if is_there or ray.is_initialized() else list
     with ray_session(sweep.address):
         if is_there:
             await_first_worker()
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        startable = functools.cache(startable_nodes)
-        resources = _resources(sweep, nodes, startable)
-        yield replace(resources, can_grow=is_there and startable() != [])
+        kinds = functools.cache(startable)
+        yield replace(_resources(sweep, nodes, kinds), can_grow=is_there and kinds() != [])
 
 
 @contextmanager

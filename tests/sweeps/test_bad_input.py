@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from bad_input import COMMANDS, FILES, ON_RAY, SCRIPT
@@ -111,10 +112,30 @@ def test_of_a_process(words: Sequence[str], field: str, value: str, remedy: str,
     assert contents(place) == before
 
 
+@pytest.fixture(scope="module")
+def worker(ray_address: str) -> Iterator[Any]:
+    """Probes for all rows, each of which would start a worker of its own for it."""
+    import ray
+
+    from trainables.adapters.ray_tune import TuneTrial
+
+    actor = ray.remote(TuneTrial).options(num_cpus=1).remote()
+    yield actor
+    ray.kill(actor)
+
+
+@pytest.fixture
+def started(worker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sweeps.engine.workers import Workers
+
+    monkeypatch.setattr(Workers, "start", lambda *_: None)
+    monkeypatch.setattr(Workers, "first", lambda _: worker)
+
+
 @pytest.mark.ray
 @pytest.mark.parametrize(("typed", "field", "value", "remedy"), ON_RAY, ids=[row[0] for row in ON_RAY])
 def test_that_only_the_probe_can_tell(
-    typed: str, field: str, value: str, remedy: str, place: Path, ray_address: str, capsys: pytest.CaptureFixture[str]
+    typed: str, field: str, value: str, remedy: str, place: Path, started: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = "--precisions fp32 --stage search --num-trials 1 --storage new/storage"
     check(refused(ampsweep, f"run {typed} {flags}", place, capsys), field, value, remedy)

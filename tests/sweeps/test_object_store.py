@@ -159,7 +159,7 @@ def watched(url: str) -> Iterator[list[int]]:
                 lengths.append(len(load(url).history))
             except ResultsError:
                 lengths.append(0)
-            time.sleep(0.2)
+            time.sleep(0.5)
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -174,7 +174,7 @@ def watched(url: str) -> Iterator[list[int]]:
 def test_a_sweep_in_a_store_is_read_while_it_runs_goes_on_and_is_exported(
     store: str, ray_address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(mirror, "EVERY_S", 0.2)
+    monkeypatch.setattr(mirror, "EVERY_S", 0.5)
     sweep, url, shown = stored(store), below(store, "run"), io.StringIO()
     with watched(url) as lengths:
         results = run(sweep, Console(file=shown, width=200))
