@@ -182,7 +182,7 @@ class _Controller(TuneController):
         """Asks for further trials, once those that wait have begun in the workers that are free."""
         if self._pending_trials and self._actor_cache.num_cached_objects:
             self._maybe_add_actors()
-        super()._maybe_update_trial_queue()
+        super()._maybe_update_trial_queue()  # type: ignore[no-untyped-call]
 
     def _maybe_add_actors(self) -> None:
         """Finds workers for trials, and has those begin for which there is one; before, Tune may not know of all."""
@@ -229,7 +229,8 @@ class _Trial(Trial):
 
     def init_local_path(self) -> None:
         """Names the trial's folder, which its worker makes; Tune would have the driver make it, too."""
-        self.relative_logdir = self.storage.trial_dir_name = self._generate_dirname()
+        own: Any = self  # whose methods have no types
+        own.relative_logdir = own.storage.trial_dir_name = own._generate_dirname()
 
     def handle_error(self, exc: Any = None) -> None:
         """Takes what ended the trial's process; Tune would keep only some of it, in files."""
