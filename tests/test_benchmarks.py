@@ -228,7 +228,7 @@ def fine_tuning(tiny_encoder: list[str]) -> Iterator[TrialSpec]:
 def test_fine_tuning_is_timed_and_whole_epochs_end_at_the_same_accuracy(
     tiny_encoder: list[str], fine_tuning: TrialSpec, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from benchmarks.finetune import BY_HAND, FUSED, OURS, TRAINER, main
+    from benchmarks.finetune import BY_HAND, OURS, OURS_TO_TRAINER, TRAINER, main
 
     few = ["--steps", "1", "--rounds", "1", "--accuracy-seeds", "1", "--precisions", "bf16-mixed", "--threads", "1"]
     main([*tiny_encoder, *few])
@@ -236,7 +236,7 @@ def test_fine_tuning_is_timed_and_whole_epochs_end_at_the_same_accuracy(
     assert "bf16-mixed, 1 turns of 1 steps" in shown
     _, epochs = shown.split("bf16-mixed, an epoch with each of 1 seeds")
     cells = {line.split("│")[1].strip(): line.split("│")[2:7] for line in epochs.splitlines() if line.startswith("│")}
-    assert cells.keys() == {BY_HAND, FUSED, OURS, TRAINER}
+    assert cells.keys() == {BY_HAND, OURS, OURS_TO_TRAINER, TRAINER}
     assert cells[OURS] == cells[BY_HAND]
     assert cells[OURS][3].strip() == "+0.0000"
 
