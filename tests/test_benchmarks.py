@@ -99,7 +99,7 @@ def test_a_bare_host_gets_a_row_for_every_arm(tmp_path: Path) -> None:
     lacking = f"import sys; sys.modules.update(dict.fromkeys({LACKING}))"
     script = f"{lacking}; from benchmarks.gpu.__main__ import main; main()"
     words = [sys.executable, "-c", script, "--tiny", "--eager", "--json", str(tmp_path / "gpu.json")]
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "gpu.json").read_text())

@@ -30,9 +30,13 @@ def declare(folder: Path) -> Sweep:
 
 
 if __name__ == "__main__":
+    import pytest
+
     from sweeps import run
+    from tests.brief_timing import time_briefly
     from tests.sweeps.nodes import Nodes
 
+    time_briefly(pytest.MonkeyPatch())
     nodes = Nodes()
     for name, cpu in CPUS.items():
         nodes.add(name, num_cpus=1, cpu=cpu)

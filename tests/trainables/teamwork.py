@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
+import trainables.probe as probing
 from trainables import Task, pairs
 from trainables.evaluation import Evaluator
 from trainables.hyperparameters import Hyperparameters
@@ -16,7 +17,6 @@ from trainables.ladder import LADDER
 from trainables.loop import Loop
 from trainables.meeting import Meeting
 from trainables.precision import numerics
-from trainables.probe import probe
 from trainables.sharded import held, whole
 from trainables.spec import TimingJob, TrialSpec
 from trainables.team import Alarm, meet
@@ -167,8 +167,9 @@ def run(meeting: Meeting | None, spec: TrialSpec) -> list[dict[str, Any]]:
 
 
 def probe_all(meeting: Meeting | None, spec: TrialSpec, precisions: list[str]) -> list[Any]:
-    """Probes precisions."""
-    return list(probe(spec, precisions, None, meeting))
+    """Probes precisions, by few steps of each."""
+    probing.MAX_STEPS = 10
+    return list(probing.probe(spec, precisions, None, meeting))
 
 
 def time_arms(meeting: Meeting, spec: TrialSpec) -> dict[str, Any]:

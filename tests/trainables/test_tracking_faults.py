@@ -130,7 +130,7 @@ def test_w_and_b_s_server_may_not_be_there(outbox: Any, tmp_path: Path, answers:
 def test_nobody_waits_for_the_trackers_process_when_this_one_ends(outbox: Any, tmp_path: Path):
     tracked = Tracked(tracking(tmp_path), "t", {})
     reports_of(tracked, range(1, 10))
-    within(60, lambda: steps_of(read_runs(tmp_path)))
+    within(60, lambda: read_runs(tmp_path))  # begun; W&B itself writes down what it has every 15 s
     processes = family(client._OUTBOX)
     assert os.getsid(processes[0].pid) != os.getsid(0)
     client._OUTBOX.leave()  # as when the process is killed: the pipe ends
