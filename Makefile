@@ -40,6 +40,7 @@ bench: $(READY)  ## side-by-side measurements; benchmarks/README.md keeps the la
 	$(BIN)/python -m benchmarks.load
 	$(BIN)/python -m benchmarks.overhead
 	$(BIN)/python -m benchmarks.orchestration
+	$(BIN)/python -m benchmarks.tracking
 	$(BIN)/python -m benchmarks.simulation
 	$(BIN)/python -m benchmarks.cluster_start
 	if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; \

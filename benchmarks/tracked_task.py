@@ -1,8 +1,10 @@
 """The task of :mod:`benchmarks.tracking`: its trials note how long trackers keep them, and may end those on the way."""
 
+import contextlib
 import functools
 import json
 import os
+import resource
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -53,15 +55,20 @@ def _noted(method: Callable[..., Any], file: Path) -> Callable[..., Any]:
     @functools.wraps(method)
     def timed(self: Tracked, *args: Any, **more: Any) -> Any:
         global _current
-        began = time.perf_counter()
+        slept, began = _num_sleeps(), time.perf_counter()
         result = method(self, *args, **more)
-        took = time.perf_counter() - began
+        took, slept = time.perf_counter() - began, _num_sleeps() - slept
         _current = args[0].trial_id if method.__name__ == "saw" else _current
         with file.open("a") as lines:
-            lines.write(json.dumps({"call": method.__name__, "s": took}) + "\n")
+            lines.write(json.dumps({"call": method.__name__, "s": took, "slept": slept}) + "\n")
         return result
 
     return timed
+
+
+def _num_sleeps() -> int:
+    """How often this thread has waited for something, as opposed to having been kept from a processor by others."""
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
 
 
 class _Loss:
@@ -86,5 +93,15 @@ def _end(which: int) -> None:
         time.sleep(0.01)
     courier._hear()
     process = psutil.Process(courier.pid)
-    for each in [process] if which == PROCESS else process.children(recursive=True):
+    ended = [process] if which == PROCESS else process.children(recursive=True)
+    for each in ended:
         each.kill()
+    while any(map(_is_at_work, ended)):
+        assert time.monotonic() < deadline, f"{ended} live on"
+        time.sleep(0.01)
+
+
+def _is_at_work(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.status() != psutil.STATUS_ZOMBIE
+    return False

@@ -1,6 +1,6 @@
 """What W&B costs a sweep: as it should be, and ended, without room, without a server.
 
-    python -m benchmarks.tracking [--num-trials 8] [--num-steps 300] [--num-seeds 1]
+    python -m benchmarks.tracking [--num-trials 6] [--num-steps 300] [--num-seeds 1]
 
 Each row is a whole sweep on one Ray, with a report a step. Its trials note how long they were kept: as their runs
 begin, by each report, and as they end (``benchmarks/tracked_task.py``).
@@ -42,19 +42,21 @@ class Measured:
         results: of it.
         wall_s: seconds that it took.
         kept_s: name of a call -> seconds that each call of it took.
+        num_sleeps: how often a report had its trial wait for something, rather than for a processor that others had.
         said: what progress has shown.
     """
 
     results: Results
     wall_s: float
     kept_s: Mapping[str, list[float]]
+    num_sleeps: int
     said: str
 
 
 def main() -> None:
     """Runs a sweep in each condition, and prints what it cost."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--num-trials", type=int, default=8, help="of the search")
+    parser.add_argument("--num-trials", type=int, default=6, help="of the search")
     parser.add_argument("--num-steps", type=int, default=300, help="of each trial, which is as many reports")
     parser.add_argument("--num-seeds", type=int, default=1, help="of confirm; 0 leaves it out")
     arguments = parser.parse_args()
@@ -72,8 +74,8 @@ def main() -> None:
             sweep = declare(condition, Path(folder), arguments.num_trials, arguments.num_steps, arguments.num_seeds)
             rows[condition] = cells(measure(sweep, environment), arguments.num_steps)
             print(condition, *rows[condition], flush=True)
-            let_trackers_end()
-    heads = ("sweep s", "begin, ms", "report, ms", "p99", "max", "end, s: max", "reports", "expected")
+            let_trackers_end(Path(folder))
+    heads = ("sweep s", "begin, ms", "report, ms", "p99", "max", "waits", "end, s", "reports", "expected")
     show("What a sweep is kept by W&B", heads, rows)
 
 
@@ -115,6 +117,7 @@ def declare(condition: str, folder: Path, num_trials: int, num_steps: int, num_s
 @contextmanager
 def arranged(condition: str, folder: Path) -> Iterator[Mapping[str, str] | None]:
     """The variables for a condition, which holds inside the ``with``; ``None`` where it cannot be had here."""
+    usual = {"WANDB_DIR": str(folder / "kept")}
     if condition == FULL:
         with full(folder / "full") as is_full:
             yield {**OFFLINE, "WANDB_DIR": str(folder / "full")} if is_full else None
@@ -123,9 +126,9 @@ def arranged(condition: str, folder: Path) -> Iterator[Mapping[str, str] | None]
             address = f"http://127.0.0.1:{server.getsockname()[1]}"
             if condition == REFUSED:
                 server.close()
-            yield {"WANDB_MODE": "online", "WANDB_BASE_URL": address, "WANDB_API_KEY": "0" * 40}
+            yield {**usual, "WANDB_MODE": "online", "WANDB_BASE_URL": address, "WANDB_API_KEY": "0" * 40}
     else:
-        yield OFFLINE
+        yield usual | OFFLINE
 
 
 @contextmanager
@@ -160,22 +163,27 @@ def measure(sweep: Sweep, environment: Mapping[str, str]) -> Measured:
     finally:
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
-    kept: dict[str, list[float]] = {name: [] for name in CALLS}
-    for file in (Path(sweep.storage) / "times").glob("*.jsonl"):
-        for line in file.read_text().splitlines():
-            noted = json.loads(line)
-            kept[noted["call"]].append(noted["s"])
-    return Measured(results, wall_s, kept, said.getvalue())
+    files = (Path(sweep.storage) / "times").glob("*.jsonl")
+    noted = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    kept = {name: [each["s"] for each in noted if each["call"] == name] for name in CALLS}
+    return Measured(
+        results, wall_s, kept, sum(each["slept"] for each in noted if each["call"] == "saw"), said.getvalue()
+    )
 
 
-def let_trackers_end() -> None:
-    """Waits until no trackers are at work, so that the next sweep has the machine to itself."""
+def let_trackers_end(folder: Path) -> None:
+    """Waits until a sweep's trackers have ended, so that the next one has the machine to itself."""
     deadline = time.monotonic() + LINGER_S + 10
-    while time.monotonic() < deadline:
-        commands = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
-        if not any("trainables.adapters.track" in words for words in commands):
-            return
+    while time.monotonic() < deadline and any(writes_to(process, folder) for process in psutil.process_iter()):
         time.sleep(0.5)
+
+
+def writes_to(process: psutil.Process, folder: Path) -> bool:
+    """Whether a process is of W&B's, with its files in a folder."""
+    try:
+        return process.pid != os.getpid() and process.environ().get("WANDB_DIR", "").startswith(str(folder))
+    except psutil.Error:
+        return False
 
 
 def cells(measured: Measured, num_steps: int) -> list[str]:
@@ -186,7 +194,13 @@ def cells(measured: Measured, num_steps: int) -> list[str]:
     shown += [
         f"{1e3 * value:.2f}" for value in (statistics.median(reports), reports[int(0.99 * len(reports))], reports[-1])
     ]
-    return [*shown, f"{max(ends, default=0):.2f}", str(len(measured.results.history)), str(len(trained) * num_steps)]
+    return [
+        *shown,
+        str(measured.num_sleeps),
+        f"{max(ends, default=0):.2f}",
+        str(len(measured.results.history)),
+        str(len(trained) * num_steps),
+    ]
 
 
 if __name__ == "__main__":

@@ -28,6 +28,8 @@ class Run:
 
 def records(file: Path) -> Iterator[bytes]:
     data = file.read_bytes()
+    if not data:  # W&B's process was ended before it wrote
+        return
     assert data[:4] == b":W&B"
     position, whole = HEADER, b""
     while position + HEADER <= len(data):

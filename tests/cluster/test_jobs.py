@@ -12,14 +12,11 @@ from typing import Any
 import pandas as pd
 import pytest
 from lan import ROOT, Lan, wait_for, why_not
+from wandb_files import read_runs
 
 from analysis import load
 from analysis.schema import ResultsError
 from sweeps.engine.stages import KEPT
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from wandb_files import read_runs
 
 pytestmark = [
     pytest.mark.cluster,

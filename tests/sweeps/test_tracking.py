@@ -204,30 +204,3 @@ def test_a_trial_that_goes_on_after_its_process_died_goes_on_with_its_run(
     runs = ended_runs(tmp_path / "dies", results)
     check_against(results, runs)
     assert len({each.run_id for each in runs}) == 3  # the trials' and the summary
-
-
-@pytest.mark.ray
-def test_a_sweep_without_an_answer_from_w_and_b_is_whole(
-    ray_address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    there = {"WANDB_MODE": "online", "WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "0" * 40}
-    for name, value in (there | {"WANDB_INIT_TIMEOUT": "3"}).items():
-        monkeypatch.setenv(name, value)
-    sweep = Sweep(
-        name="alone",
-        task="trainables.tasks.digits:build",
-        space={"width": choice([4, 8])},
-        precisions=("fp32",),
-        num_trials=4,
-        max_epochs=2,
-        cpus_per_trial=1.5,
-        stage="search",
-        storage=str(tmp_path),
-        run_name="alone",
-        wandb_project="project",
-    )
-    results = run(sweep)
-    assert len(launched(results)) == 4
-    assert results.history.groupby("trial_id").size().sum() == results.trials["epochs"].sum()
-    assert capsys.readouterr().out.count("\n  wandb: ") == 1
-    check_against(results, ended_runs(tmp_path / "alone", results))
