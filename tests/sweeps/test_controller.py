@@ -260,9 +260,13 @@ def test_a_search_that_is_over_starts_no_trial_and_ends_those_that_wait_or_pause
 def test_an_interruption_before_the_workers_have_started_leaves_no_reservation(
     ray_address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Python raises the interruption when the wait returns; a group that is removed sooner keeps its CPU (Ray 2.60)."""
     from ray.util.placement_group import PlacementGroup
 
+    wait = PlacementGroup.wait
+
     def interrupted(self: PlacementGroup, timeout_seconds: float) -> bool:
+        wait(self, timeout_seconds)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(PlacementGroup, "wait", interrupted)
@@ -271,6 +275,7 @@ def test_an_interruption_before_the_workers_have_started_leaves_no_reservation(
         workers.start(2)
     new = {name: group["state"] for name, group in placement_group_table().items() if name not in before}
     assert set(new.values()) == {"REMOVED"}
+    wait_until_all_is_free()
 
 
 class Dying(TuneTrial):
