@@ -227,11 +227,6 @@ class _Trial(Trial):
         """The trainable; Tune would look it up in the cluster's store."""
         return self._trainable
 
-    def init_local_path(self) -> None:
-        """Names the trial's folder, which its worker makes; Tune would have the driver make it, too."""
-        own: Any = self  # whose methods have no types
-        own.relative_logdir = own.storage.trial_dir_name = own._generate_dirname()
-
     def handle_error(self, exc: Any = None) -> None:
         """Takes what ended the trial's process; Tune would keep only some of it, in files."""
         self.died_of = exc
