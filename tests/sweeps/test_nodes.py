@@ -49,6 +49,7 @@ def test_half_gpu_trials_share_every_gpu_by_twos_and_none_waits_while_one_is_fre
         assert {accelerators[hosts[0]] for hosts in each["ran"]} == {each["device"]}
 
 
+@pytest.mark.cluster
 def test_each_device_type_is_probed_and_confirmed_and_no_pair_crosses(tmp_path: Path):
     ended = nodes.run_alone("tests.sweeps.two_types", tmp_path, timeout=280)
     assert ended.returncode == 0, ended.stdout + ended.stderr
