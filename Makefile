@@ -17,7 +17,7 @@ test: $(READY)  ## the whole test suite: on all processors what needs no Ray, th
 	$(BIN)/python -m pytest -m "ray and not quiet and not cluster" --numprocesses logical --maxprocesses 4 --dist worksteal $$(grep -rl --include="*.py" "mark\.ray" tests)
 	$(BIN)/python -m pytest -m quiet $$(grep -rl --include="*.py" "mark\.quiet" tests)
 
-test-cluster: $(READY)  ## a cluster over SSH between network namespaces; needs root, sshd, rsync and iproute2
+test-cluster: $(READY)  ## clusters over SSH between network namespaces, and sweeps on simulated nodes; needs root, sshd, rsync and iproute2
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,cluster]'
 	$(BIN)/python -m pytest -m cluster -rs
 
