@@ -18,7 +18,7 @@ KEY = "0" * 40
 
 
 def test_a_trial_waits_for_its_trackers_for_five_seconds_at_most():
-    assert signature(Tracked.wait).parameters["seconds"].default == 5
+    assert 4 < signature(Tracked.wait).parameters["seconds"].default < 5  # with what is done beside waiting
 
 
 def test_the_trackers_process_may_die(outbox: Any, tmp_path: Path):
