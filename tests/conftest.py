@@ -12,8 +12,16 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(Path(__file__).parent))
 
 
+LONGEST = ["test_readme.py", "test_resume.py", "test_run.py", "test_workers_per_trial.py"]
+"""Files whose tests are begun before all others that use Ray, lest one process be left with them in the end."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.get_closest_marker("ray") is not None)
+    items.sort(key=lambda item: (item.get_closest_marker("ray") is not None, _turn(item)))
+
+
+def _turn(item: pytest.Item) -> int:
+    return LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST)
 
 
 def pytest_collection_finish() -> None:

@@ -48,11 +48,13 @@ def shortened(command: str) -> list[str]:
     """The words of a command, with flags that make it small or leave out what other tests run to its end."""
     words = shlex.split(command)
     if words[:2] == ["ampsweep", "run"]:
-        words += shlex.split("--num-trials 4 --max-epochs 2 --confirm-num-seeds 1")
+        words += shlex.split("--num-trials 4 --max-epochs 1 --confirm-num-seeds 1")
     if words[:2] == ["ampsweep", "compare"]:
         words += shlex.split("--rounds 2 --num-threads 1")
     if "--run-name" in words:
         words += shlex.split("--precisions fp32,bf16-mixed --route default --cpus-per-trial 1.5")
+    if "--confirm-num-seeds" in words and "--run-name" in words:
+        words[words.index("--confirm-num-seeds") + 1] = "2" if "--resume" in words else "1"
     if "--wandb-project" in words:  # tests/sweeps/test_tracking.py
         words += ["--stage", "search"]
     # tests/sweeps/test_unsearched.py and test_text_classification.py

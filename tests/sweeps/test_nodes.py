@@ -12,14 +12,15 @@ from analysis import load
 
 pytestmark = [
     pytest.mark.ray,
+    pytest.mark.cluster,
     pytest.mark.timeout(290),
     pytest.mark.skipif(nodes.why_not() is not None, reason=str(nodes.why_not())),
 ]
 
 
-@pytest.mark.parametrize("num_gpus", [2, pytest.param(8, marks=pytest.mark.cluster)])
-def test_half_gpu_trials_share_every_gpu_by_twos_and_none_waits_while_one_is_free(tmp_path: Path, num_gpus: int):
-    """Eight of each of four nodes, 64 trials at once, take minutes on two processors."""
+def test_half_gpu_trials_share_every_gpu_by_twos_and_none_waits_while_one_is_free(tmp_path: Path):
+    """64 trials at once on four nodes of eight GPUs each take minutes on two processors."""
+    num_gpus = 8
     slots, num_trials = 8 * num_gpus, 10 * num_gpus
     ended = nodes.run_alone("tests.sweeps.held", tmp_path, 4, num_gpus, num_trials, timeout=280)
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -49,7 +50,6 @@ def test_half_gpu_trials_share_every_gpu_by_twos_and_none_waits_while_one_is_fre
         assert {accelerators[hosts[0]] for hosts in each["ran"]} == {each["device"]}
 
 
-@pytest.mark.cluster
 def test_each_device_type_is_probed_and_confirmed_and_no_pair_crosses(tmp_path: Path):
     ended = nodes.run_alone("tests.sweeps.two_types", tmp_path, timeout=280)
     assert ended.returncode == 0, ended.stdout + ended.stderr

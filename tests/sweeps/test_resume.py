@@ -91,11 +91,8 @@ def resume(storage: Path) -> int | None:
 
 INTERRUPTIONS = [
     (signal.SIGKILL, in_a_trial("search", ended=1)),
-    (signal.SIGINT, in_a_trial("search", ended=2)),
     (signal.SIGTERM, in_timing(num_timed=0, confirmed=0)),
-    (signal.SIGKILL, in_timing(num_timed=0, confirmed=0)),
     (signal.SIGKILL, in_a_trial("confirm", ended=1)),
-    (signal.SIGTERM, in_a_trial("confirm", ended=2)),
     (signal.SIGINT, in_timing(num_timed=1, confirmed=4)),
 ]
 

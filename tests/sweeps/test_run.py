@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from brief_timing import time_briefly
 
 from sweeps import Confirm, Sweep, SweepError, choice, loguniform, run
 from sweeps.search.plan import plan_search
@@ -17,7 +18,7 @@ from trainables import load_exported
 from trainables.loading import build_task, find_task
 from trainables.spec import Budget, TrialSpec
 
-pytestmark = [pytest.mark.ray, pytest.mark.quiet]
+pytestmark = pytest.mark.ray
 HERE = Path(__file__).parent
 AMPSWEEP = str(Path(sys.executable).parent / "ampsweep")
 
@@ -40,7 +41,9 @@ def digits(ray_address: str, tmp_path_factory: pytest.TempPathFactory):
         run_name="first",
         seed=3,
     )
-    return sweep, run(sweep)
+    with pytest.MonkeyPatch.context() as patch:
+        time_briefly(patch)
+        return sweep, run(sweep)
 
 
 def test_every_planned_trial_is_a_row_and_ends(digits):
@@ -125,7 +128,7 @@ def test_timings_hold_every_arm_and_the_copy(digits):
         assert set(block[~block["is_copy"]]["precision"]) == usable
         assert (block["kernel"].str.split(" ").str[0].isin(["oneDNN", "MKL", "PyTorch's"])).all()
         assert list(block[block["is_copy"]]["precision"]) == ["fp32"]
-        assert block["window_ms"].map(len).ge(8).all()
+        assert block["window_ms"].map(len).ge(2).all()
         assert block["init_digest"].nunique() == block["data_digest"].nunique() == 1
 
 

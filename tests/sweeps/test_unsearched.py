@@ -186,4 +186,5 @@ def test_the_speed_up_of_one_configuration_from_flags_to_verdict_and_on(
     assert own["num_pairs"] == best["num_pairs"]
     assert list(results.arms["precision"]) == ["fp32", "bf16-mixed"]
     assert results.arms["route"].notna().all()
+    assert results.timings["window_ms"].map(len).ge(8).all()
     assert shortfall(results) is None
