@@ -253,6 +253,29 @@ def test_a_node_whose_set_up_failed_is_set_up_again(node: Path):
         assert not (node / ".bashrc").exists()
 
 
+def test_a_node_whose_package_lists_are_locked_waits_for_them(node: Path):
+    """As one that has just booted; ``apt-get`` itself would change the machine that tests run on."""
+    python, tools = node / "python" / "python3.12", node / "python"
+    real = python.resolve()
+    python.unlink()
+    written = {
+        "python3.12": f'[ "$1" != -c ] || [ -e {node}/installed ] && exec {real} "$@"\nexit 1\n',
+        "sudo": 'exec env "$@"\n',
+        "apt-get": f"""case "$*" in
+  *install*python3.12-venv*) touch {node}/installed ;;
+  *update*) echo x >>{node}/updates; [ "$(wc -l <{node}/updates)" = 3 ] || exit 100 ;;
+esac
+""",
+        "sleep": "",
+    }
+    for name, text in written.items():
+        (tools / name).write_text(f"#!/bin/bash\n{text}")
+        (tools / name).chmod(0o755)
+    done = set_up(node)
+    assert len((node / "updates").read_text().split()) == 3
+    assert "missing.whl" in done.stderr  # it came as far as the lock
+
+
 def test_a_virtual_environment_that_is_there_is_used_and_the_token_is_the_user_s_alone(node: Path):
     (node / "ampsweep-venv").mkdir()
     for _ in range(2):
