@@ -1,13 +1,8 @@
 """The files that start clusters: valid by Ray's and AWS' own schemas, and safe; and the checks see what is planted."""
 
 import copy
-import json
 import re
-import shutil
-import subprocess
-import sys
 import tomllib
-from pathlib import Path
 
 import pytest
 import yaml
@@ -203,84 +198,3 @@ def test_what_installs_takes_the_lock(name: str):
     assert "requirements.lock" in text
     if name.endswith("Dockerfile"):
         assert re.search(rf"^FROM rayproject/ray:{re.escape(locked()['ray'])}-py312$", text, re.M)
-
-
-@pytest.mark.parametrize("name", ["clusters/setup.sh", "clusters/stop_workers.sh", "tests/cluster/machine.sh"])
-def test_scripts_parse(name: str):
-    subprocess.run(["bash", "-n", ROOT / name], check=True)
-
-
-def test_the_head_s_rights_on_aws_are_those_that_it_needs():
-    statements = json.loads(read("clusters/aws_head_policy.json"))["Statement"]
-    actions = {action for statement in statements for action in [statement["Action"]] if isinstance(action, str)}
-    actions |= {
-        action for statement in statements for action in statement["Action"] if isinstance(statement["Action"], list)
-    }
-    assert not any("*" in action for action in actions)
-    by_name = {statement["Sid"]: statement for statement in statements}
-    name = yaml.safe_load(read("cluster.yaml"))["cluster_name"]
-    assert (
-        by_name["EndAndTagThoseOfTheCluster"]["Condition"]["StringEquals"]["aws:ResourceTag/ray-cluster-name"] == name
-    )
-    worker = yaml.safe_load(read("cluster.yaml"))["available_node_types"]["gpu_spot"]["node_config"]
-    assert by_name["GiveWorkersTheirRole"]["Resource"].endswith(f"role/{worker['IamInstanceProfile']['Name']}")
-
-
-@pytest.fixture
-def node(tmp_path: Path) -> Path:
-    """A home and a project whose lock names a file that is not there."""
-    (tmp_path / ".ray").mkdir(mode=0o755)
-    (tmp_path / ".ray" / "auth_token").write_text("x")
-    (tmp_path / "project" / "clusters").mkdir(parents=True)
-    shutil.copy(ROOT / "clusters" / "setup.sh", tmp_path / "project" / "clusters")
-    (tmp_path / "project" / "clusters" / "requirements.lock").write_text("./missing.whl --hash=sha256:" + "0" * 64)
-    (tmp_path / "python").mkdir()
-    (tmp_path / "python" / "python3.12").symlink_to(Path(sys.base_prefix) / "bin" / "python3")
-    return tmp_path
-
-
-def set_up(node: Path) -> "subprocess.CompletedProcess[str]":
-    environment = {"HOME": str(node), "PATH": f"{node / 'python'}:/usr/bin:/bin"}
-    words = ["bash", str(node / "project" / "clusters" / "setup.sh")]
-    return subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
-
-
-def test_a_node_whose_set_up_failed_is_set_up_again(node: Path):
-    for _ in range(2):  # what the first left behind is not taken for a finished one
-        done = set_up(node)
-        assert (done.returncode, "missing.whl" in done.stderr) == (1, True), done.stderr
-        assert (node / "ampsweep-venv.unfinished").exists()
-        assert not (node / ".bashrc").exists()
-
-
-def test_a_node_whose_package_lists_are_locked_waits_for_them(node: Path):
-    """As one that has just booted; ``apt-get`` itself would change the machine that tests run on."""
-    python, tools = node / "python" / "python3.12", node / "python"
-    real = python.resolve()
-    python.unlink()
-    written = {
-        "python3.12": f'[ "$1" != -c ] || [ -e {node}/installed ] && exec {real} "$@"\nexit 1\n',
-        "sudo": 'exec env "$@"\n',
-        "apt-get": f"""case "$*" in
-  *install*python3.12-venv*) touch {node}/installed ;;
-  *update*) echo x >>{node}/updates; [ "$(wc -l <{node}/updates)" = 3 ] || exit 100 ;;
-esac
-""",
-        "sleep": "",
-    }
-    for name, text in written.items():
-        (tools / name).write_text(f"#!/bin/bash\n{text}")
-        (tools / name).chmod(0o755)
-    done = set_up(node)
-    assert len((node / "updates").read_text().split()) == 3
-    assert "missing.whl" in done.stderr  # it came as far as the lock
-
-
-def test_a_virtual_environment_that_is_there_is_used_and_the_token_is_the_user_s_alone(node: Path):
-    (node / "ampsweep-venv").mkdir()
-    for _ in range(2):
-        assert set_up(node).returncode == 0
-        assert (node / ".bashrc").read_text().count("RAY_AUTH_MODE=token") == 1
-    assert list((node / "ampsweep-venv").iterdir()) == []
-    modes = [path.stat().st_mode & 0o777 for path in (node / ".ray", node / ".ray" / "auth_token")]
-    assert modes == [0o700, 0o600]
