@@ -3,6 +3,8 @@
 import copy
 import re
 import tomllib
+import zipfile
+from pathlib import Path
 
 import pytest
 import yaml
@@ -80,6 +82,9 @@ GCP_FAULTS = {
     "a family of images": ("images/FILL-IN", "images/family/common-cu129", "not a pinned version"),
     "Ray's network": ("networkInterfaces:", "labels:", "head.networkInterfaces: missing"),
     "workers on demand": ("provisioningModel: SPOT", "provisioningModel: STANDARD", "gpu_spot: the head must"),
+    "Google's default disk": ("diskType:", "diskName:", "gpu_spot.disks.diskType: missing"),
+    "a disk that g2 machines cannot have": ("/pd-balanced", "/pd-standard", "pd-standard: not one"),
+    "disks of another zone": ("_zone: us-central1-a", "_zone: us-central1-b", "can have in us-central1-b"),
     "Ray's account": ("serviceAccounts:", "labels:", "gpu_spot.serviceAccounts: missing"),
 }
 PLANTED = [
@@ -149,8 +154,14 @@ def kuberay_faults(text: str) -> list[str]:
             found.append("NetworkPolicy: does not hold for all pods")
         if not pod["spec"]["containers"][0]["image"].endswith(f":{cluster['rayVersion']}"):
             found.append("image: is not of rayVersion")
-        if pod["spec"]["containers"][0]["securityContext"]["allowPrivilegeEscalation"]:
+        container = pod["spec"]["containers"][0]
+        if container["securityContext"]["allowPrivilegeEscalation"]:
             found.append("securityContext: processes may gain rights")
+        tolerated = {toleration["key"] for toleration in pod["spec"].get("tolerations", ())}
+        if not tolerated >= {"nvidia.com/gpu"} & container["resources"]["limits"].keys():
+            found.append("tolerations: no node that is kept for pods with GPUs takes this one")
+    if not job["spec"].get("ttlSecondsAfterFinished"):
+        found.append("ttlSecondsAfterFinished: the head's disk goes as soon as the job has ended")
     return found
 
 
@@ -164,6 +175,8 @@ def test_the_job_of_kubernetes_is_safe_and_the_lint_sees_what_is_planted():
         ("rayVersion: 2.60.0", "rayVersion: 2.61.0", "not of rayVersion"),
         ("metadata: {labels: {app: ampsweep}}", "metadata: {labels: {app: other}}", "NetworkPolicy"),
         ("allowPrivilegeEscalation: false", "allowPrivilegeEscalation: true", "gain rights"),
+        ("key: nvidia.com/gpu", "key: other", "no node that is kept"),
+        ("ttlSecondsAfterFinished: 3600", "ttlSecondsAfterFinished: 0", "as soon as the job"),
     ]:
         assert old in text
         assert any(said in fault for fault in kuberay_faults(text.replace(old, new, 1))), said
@@ -197,4 +210,39 @@ def test_what_installs_takes_the_lock(name: str):
     assert list(faults_of_text(text)) == []
     assert "requirements.lock" in text
     if name.endswith("Dockerfile"):
+        assert "ENV LD_LIBRARY_PATH=/usr/local/nvidia/lib64" in text  # of GKE, which says so to no container
         assert re.search(rf"^FROM rayproject/ray:{re.escape(locked()['ray'])}-py312$", text, re.M)
+
+
+DRIVERS = {"13": 580}
+"""The oldest NVIDIA driver that runs a major version of CUDA."""
+
+
+@pytest.mark.parametrize("name", [*UP, "clusters/kuberay.yaml"])
+def test_files_ask_for_the_driver_that_the_lock_s_cuda_needs(name: str):
+    cuda = locked()["nvidia-cublas"].split(".")[0]
+    asked = " ".join(read(name).replace("\n#", "").split())
+    assert f"{DRIVERS[cuda]} or newer, for CUDA {cuda}" in asked
+
+
+@pytest.mark.parametrize("name", [*UP, "clusters/kuberay.yaml"])
+def test_files_name_tests_that_are_there(name: str):
+    for test in re.findall(r"tests/[\w/.]+\.py", read(name)):
+        assert (ROOT / test).exists(), test
+
+
+def test_what_ray_up_leaves_out_as_secret_or_large_is_in_no_job_s_package(tmp_path: Path):
+    from ray._private.ray_constants import get_runtime_env_default_excludes
+    from ray._private.runtime_env.packaging import create_package
+
+    project = tmp_path / "project"
+    patterns = yaml.safe_load(read("cluster.yaml"))["rsync_exclude"]
+    left_out = [pattern.removeprefix("**").strip("/") for pattern in patterns]
+    assert {".env", "runs"} < set(left_out)
+    for name in (*left_out, "src"):
+        (project / name).mkdir(parents=True)
+        (project / name / "file").touch()
+    (project / ".gitignore").write_text(read(".gitignore"))
+    package = tmp_path / "package.zip"
+    create_package(str(project), package, include_gitignore=True, excludes=get_runtime_env_default_excludes())
+    assert {name.split("/")[0] for name in zipfile.ZipFile(package).namelist()} == {".gitignore", "src"}
