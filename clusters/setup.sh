@@ -11,10 +11,10 @@ chmod 600 ~/.ray/auth_token  # Ray writes it readable by all
 if [ -e "$venv.unfinished" ] || [ ! -e "$venv" ]; then
   touch "$venv.unfinished"
   if ! python3.12 -c 'import ensurepip' 2>/dev/null; then  # of the system's Python, venv is a package of its own
-    apt="sudo DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=600"
+    apt="sudo LC_ALL=C DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=600"
     # A machine that has just booted updates itself, and of its locks apt waits for dpkg's alone.
-    for _ in {1..30}; do
-      $apt update && $apt install -y python3.12-venv && break
+    until said=$($apt update 2>&1 && $apt install -y python3.12-venv 2>&1); do
+      [[ $said == *" lock"* && $SECONDS -lt 900 ]] || { echo "$said" >&2; exit 1; }
       sleep 10
     done
   fi

@@ -96,6 +96,8 @@ def _faults_of_node_types(config: Mapping[str, Any]) -> Iterator[str]:
             yield from _faults_of_gcp(name, node, config["provider"]["availability_zone"])
             if name != head and "serviceAccounts" not in node:
                 yield f"{name}.serviceAccounts: missing, so that workers have no rights of their own"
+    if "RAY_enable_autoscaler_v2=0" in " ".join(config["head_start_ray_commands"]):
+        yield "head_start_ray_commands: Ray's first autoscaler tells no node its type, so that no price by type fits"
     if config["provider"].get("cache_stopped_nodes") is not False:
         yield "cache_stopped_nodes: idle nodes are kept and paid for"
 

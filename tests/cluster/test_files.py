@@ -67,6 +67,7 @@ CLOUD_FAULTS = {
     "Ray's set-up of the head": ("head_setup_commands:", "worker_setup_commands:", "head_setup_commands: missing"),
     "a head that runs trials": ("{CPU: 0}", "{CPU: 2}", "the head runs trials"),
     "workers that are always there": ("min_workers: 0", "min_workers: 1", "come from zero"),
+    "nodes without their type": ("ray start --head", "RAY_enable_autoscaler_v2=0 ray start --head", "no price by type"),
     "idle nodes that are kept": ("cache_stopped_nodes: false", "cache_stopped_nodes: true", "paid for"),
 }
 AWS_FAULTS = {
@@ -246,3 +247,12 @@ def test_what_ray_up_leaves_out_as_secret_or_large_is_in_no_job_s_package(tmp_pa
     package = tmp_path / "package.zip"
     create_package(str(project), package, include_gitignore=True, excludes=get_runtime_env_default_excludes())
     assert {name.split("/")[0] for name in zipfile.ZipFile(package).namelist()} == {".gitignore", "src"}
+
+
+def test_the_readme_has_five_commands_up_to_a_sweep_and_a_tunnel_that_leaves_the_terminal_alone():
+    from launched import readme_commands
+
+    commands = readme_commands()
+    (submit,) = (number for number, command in enumerate(commands) if command.startswith("ray job submit"))
+    assert submit < 5
+    assert "</dev/null & until curl" in commands[submit - 1]  # SSH reads what comes next otherwise; it takes seconds

@@ -41,27 +41,41 @@ def test_a_node_whose_set_up_failed_is_set_up_again(node: Path):
         assert not (node / ".bashrc").exists()
 
 
-def test_a_node_whose_package_lists_are_locked_waits_for_them(node: Path):
-    """As one that has just booted; ``apt-get`` itself would change the machine that tests run on."""
-    python, tools = node / "python" / "python3.12", node / "python"
-    real = python.resolve()
-    python.unlink()
+@pytest.fixture
+def without_venv(node: Path) -> Path:
+    """A node whose Python lacks ``venv``, and whose ``apt-get`` is played: it would change the machine of the tests."""
+    real = (node / "python" / "python3.12").resolve()
+    (node / "python" / "python3.12").unlink()
     written = {
         "python3.12": f'[ "$1" != -c ] || [ -e {node}/installed ] && exec {real} "$@"\nexit 1\n',
         "sudo": 'exec env "$@"\n',
+        "sleep": "",
         "apt-get": f"""case "$*" in
   *install*python3.12-venv*) touch {node}/installed ;;
-  *update*) echo x >>{node}/updates; [ "$(wc -l <{node}/updates)" = 3 ] || exit 100 ;;
+  *update*) echo x >>{node}/updates; [ "$(wc -l <{node}/updates)" = 3 ] || {{ cat {node}/trouble >&2; exit 100; }} ;;
 esac
 """,
-        "sleep": "",
     }
     for name, text in written.items():
-        (tools / name).write_text(f"#!/bin/bash\n{text}")
-        (tools / name).chmod(0o755)
-    done = set_up(node)
-    assert len((node / "updates").read_text().split()) == 3
+        (node / "python" / name).write_text(f"#!/bin/bash\n{text}")
+        (node / "python" / name).chmod(0o755)
+    return node
+
+
+def test_a_node_whose_package_lists_are_locked_waits_for_them(without_venv: Path):
+    """As is one that has just booted."""
+    locked = "E: Could not get lock /var/lib/apt/lists/lock. It is held by process 1 (apt-get)"
+    (without_venv / "trouble").write_text(locked)
+    done = set_up(without_venv)
+    assert (without_venv / "updates").read_text().split() == ["x"] * 3
     assert "missing.whl" in done.stderr  # it came as far as the lock
+
+
+def test_a_node_that_can_install_nothing_says_so_at_once(without_venv: Path):
+    (without_venv / "trouble").write_text("E: Unable to locate package python3.12-venv")
+    done = set_up(without_venv)
+    assert (done.returncode, done.stderr.strip()) == (1, "E: Unable to locate package python3.12-venv")
+    assert (without_venv / "updates").read_text().split() == ["x"]
 
 
 def test_a_virtual_environment_that_is_there_is_used_and_the_token_is_the_user_s_alone(node: Path):
