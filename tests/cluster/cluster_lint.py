@@ -94,6 +94,8 @@ def _faults_of_node_types(config: Mapping[str, Any]) -> Iterator[str]:
             yield from _faults_of_aws(name, node)
         else:
             yield from _faults_of_gcp(name, node, config["provider"]["availability_zone"])
+            if "until nvidia-smi" not in " ".join(config.get("worker_setup_commands") or []):
+                yield "worker_setup_commands: none waits for the driver, which is installed after the first boot"
             if name != head and "serviceAccounts" not in node:
                 yield f"{name}.serviceAccounts: missing, so that workers have no rights of their own"
     if "RAY_enable_autoscaler_v2=0" in " ".join(config["head_start_ray_commands"]):

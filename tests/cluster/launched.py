@@ -119,6 +119,8 @@ class Launched:
     def close(self) -> None:
         """Ends what runs in the laptop's background."""
         for process in self._open:
+            if process.stdin is not None and process.poll() is None:  # a terminal
+                process.communicate(b"kill %1\nexit\n", timeout=20)
             end(process)
         self._open.clear()
 

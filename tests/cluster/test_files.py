@@ -83,6 +83,7 @@ GCP_FAULTS = {
     "a family of images": ("images/FILL-IN", "images/family/common-cu129", "not a pinned version"),
     "Ray's network": ("networkInterfaces:", "labels:", "head.networkInterfaces: missing"),
     "workers on demand": ("provisioningModel: SPOT", "provisioningModel: STANDARD", "gpu_spot: the head must"),
+    "no wait for the driver": ("until nvidia-smi", "if nvidia-smi", "worker_setup_commands: none waits"),
     "Google's default disk": ("diskType:", "diskName:", "gpu_spot.disks.diskType: missing"),
     "a disk that g2 machines cannot have": ("/pd-balanced", "/pd-standard", "pd-standard: not one"),
     "disks of another zone": ("_zone: us-central1-a", "_zone: us-central1-b", "can have in us-central1-b"),
