@@ -139,7 +139,7 @@ def test_ray_reads_what_its_autoscaler_is_to_do_on_kubernetes():
     kinds = config["available_node_types"]
     assert kinds["headgroup"]["resources"]["CPU"] == 0
     assert (kinds["gpu-spot"]["min_workers"], kinds["gpu-spot"]["max_workers"]) == (0, 8)
-    assert (kinds["gpu-spot"]["resources"]["CPU"], kinds["gpu-spot"]["resources"]["GPU"]) == (8, 1)
+    assert (kinds["gpu-spot"]["resources"]["CPU"], kinds["gpu-spot"]["resources"]["GPU"]) == (7, 1)
     assert config["idle_timeout_minutes"] == 3
 
 
@@ -159,6 +159,8 @@ def kuberay_faults(text: str) -> list[str]:
         container = pod["spec"]["containers"][0]
         if container["securityContext"]["allowPrivilegeEscalation"]:
             found.append("securityContext: processes may gain rights")
+        if container["resources"]["requests"]["cpu"] in ("4", "8", "16", "32", "48", "64", "96"):
+            found.append("requests: no machine with so many CPUs has them all to give")
         tolerated = {toleration["key"] for toleration in pod["spec"].get("tolerations", ())}
         if not tolerated >= {"nvidia.com/gpu"} & container["resources"]["limits"].keys():
             found.append("tolerations: no node that is kept for pods with GPUs takes this one")
@@ -178,6 +180,7 @@ def test_the_job_of_kubernetes_is_safe_and_the_lint_sees_what_is_planted():
         ("metadata: {labels: {app: ampsweep}}", "metadata: {labels: {app: other}}", "NetworkPolicy"),
         ("allowPrivilegeEscalation: false", "allowPrivilegeEscalation: true", "gain rights"),
         ("key: nvidia.com/gpu", "key: other", "no node that is kept"),
+        ('requests: {cpu: "7"', 'requests: {cpu: "8"', "has them all to give"),
         ("ttlSecondsAfterFinished: 3600", "ttlSecondsAfterFinished: 0", "as soon as the job"),
     ]:
         assert old in text
