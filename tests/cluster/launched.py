@@ -3,6 +3,7 @@
 The commands are those of the README, run on the laptop as they stand there but for what a user fills in.
 """
 
+import contextlib
 import re
 import shutil
 import subprocess
@@ -120,7 +121,8 @@ class Launched:
         """Ends what runs in the laptop's background."""
         for process in self._open:
             if process.stdin is not None and process.poll() is None:  # a terminal
-                process.communicate(b"kill %1\nexit\n", timeout=20)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.communicate(b"kill %1\nexit\n", timeout=20)
             end(process)
         self._open.clear()
 
