@@ -58,8 +58,7 @@ def launch() -> list[float]:
         seconds = []
         check(cluster.type(cluster.command("ray up")))
         seconds.append(time.perf_counter() - began)
-        cluster.begin(cluster.command("ray dashboard"), lan.folder / "dashboard.log")
-        wait_for(cluster.reaches_dashboard, 60, "the dashboard")
+        cluster.open_tunnel()
         seconds.append(time.perf_counter() - began)
         log = lan.folder / "job.log"
         job = cluster.begin(cluster.command("ray job submit", {"python -m sweeps.digits": SWEEP}), log)

@@ -11,8 +11,12 @@ chmod 600 ~/.ray/auth_token  # Ray writes it readable by all
 if [ -e "$venv.unfinished" ] || [ ! -e "$venv" ]; then
   touch "$venv.unfinished"
   if ! python3.12 -c 'import ensurepip' 2>/dev/null; then  # of the system's Python, venv is a package of its own
-    sudo apt-get -o DPkg::Lock::Timeout=600 update -qq
-    sudo apt-get -o DPkg::Lock::Timeout=600 install -y -qq python3.12-venv
+    apt="sudo LC_ALL=C DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=600"
+    # A machine that has just booted updates itself, and of its locks apt waits for dpkg's alone.
+    until said=$($apt update 2>&1 && $apt install -y python3.12-venv 2>&1); do
+      [[ $said == *" lock"* && $SECONDS -lt 900 ]] || { echo "$said" >&2; exit 1; }
+      sleep 10
+    done
   fi
   python3.12 -m venv --clear "$venv"
   "$venv/bin/pip" install --quiet --require-hashes --requirement "$project/clusters/requirements.lock"

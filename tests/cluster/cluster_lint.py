@@ -90,12 +90,21 @@ def _faults_of_node_types(config: Mapping[str, Any]) -> Iterator[str]:
             yield f"{name}: the head runs trials"
         if name != head and (kind.get("min_workers", 0), "GPU" in kind["resources"]) != (0, True):
             yield f"{name}: workers must come from zero, and have GPUs"
-        yield from (_faults_of_aws if provider == "aws" else _faults_of_gcp)(name, node, name == head)
+        if provider == "aws":
+            yield from _faults_of_aws(name, node)
+        else:
+            yield from _faults_of_gcp(name, node, config["provider"]["availability_zone"])
+            if "until nvidia-smi" not in " ".join(config.get("worker_setup_commands") or []):
+                yield "worker_setup_commands: none waits for the driver, which is installed after the first boot"
+            if name != head and "serviceAccounts" not in node:
+                yield f"{name}.serviceAccounts: missing, so that workers have no rights of their own"
+    if "RAY_enable_autoscaler_v2=0" in " ".join(config["head_start_ray_commands"]):
+        yield "head_start_ray_commands: Ray's first autoscaler tells no node its type, so that no price by type fits"
     if config["provider"].get("cache_stopped_nodes") is not False:
         yield "cache_stopped_nodes: idle nodes are kept and paid for"
 
 
-def _faults_of_aws(name: str, node: Mapping[str, Any], is_head: bool) -> Iterator[str]:
+def _faults_of_aws(name: str, node: Mapping[str, Any]) -> Iterator[str]:
     for field in ("ImageId", "SubnetIds", "SecurityGroupIds", "IamInstanceProfile"):
         if field not in node:
             yield f"{name}.{field}: missing, so that Ray chooses or makes one"
@@ -112,10 +121,12 @@ def _faults_of_aws(name: str, node: Mapping[str, Any], is_head: bool) -> Iterato
         yield f"{name}: {' '.join(report.generate_report().split())}"
 
 
-def _faults_of_gcp(name: str, node: Mapping[str, Any], is_head: bool) -> Iterator[str]:
+def _faults_of_gcp(name: str, node: Mapping[str, Any], zone: str) -> Iterator[str]:
     if "networkInterfaces" not in node:
         yield f"{name}.networkInterfaces: missing, so that Ray takes the first subnetwork that it finds"
     if "/family/" in str(node.get("disks")):
         yield f"{name}.disks: a family of images is not a pinned version"
-    if not is_head and "serviceAccounts" not in node:
-        yield f"{name}.serviceAccounts: missing, so that workers have no rights of their own"
+    for disk in node["disks"]:
+        kind = disk["initializeParams"].get("diskType", "missing")
+        if kind not in (f"zones/{zone}/diskTypes/pd-balanced", f"zones/{zone}/diskTypes/pd-ssd"):
+            yield f"{name}.disks.diskType: {kind}: not one that g2 machines can have in {zone}"

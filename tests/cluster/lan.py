@@ -16,7 +16,7 @@ from typing import Any
 NETWORK = "10.99.0"
 """The first three numbers of all addresses; nothing outside of the namespaces sees them."""
 
-TOOLS = ("sshd", "ssh", "ssh-keygen", "rsync", "ip", "unshare", "nsenter", "ps")
+TOOLS = ("sshd", "ssh", "ssh-keygen", "rsync", "ip", "unshare", "nsenter", "ps", "script", "curl")
 ROOT = Path(__file__).parents[2]
 PATH = f"{Path(sys.executable).parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -27,7 +27,8 @@ def why_not() -> str | None:
         return "network namespaces need root on Linux"
     missing = [tool for tool in TOOLS if shutil.which(tool, path=PATH) is None]
     if missing:
-        return f"{', '.join(missing)} missing: apt-get install openssh-server openssh-client rsync iproute2 procps"
+        packages = "openssh-server openssh-client rsync iproute2 procps bsdutils curl"
+        return f"{', '.join(missing)} missing: apt-get install {packages}"
     tried = subprocess.run(["unshare", "--net", "--pid", "--mount", "--fork", "true"], capture_output=True, check=False)
     return None if tried.returncode == 0 else f"this container allows no namespaces ({tried.stderr.decode().strip()})"
 

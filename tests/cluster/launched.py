@@ -3,6 +3,7 @@
 The commands are those of the README, run on the laptop as they stand there but for what a user fills in.
 """
 
+import contextlib
 import re
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lan import NETWORK, ROOT, Lan, end
+from lan import NETWORK, ROOT, Lan, end, wait_for
 
 HEAD, WORKERS, LAPTOP = ("head", 10), {"first": 11, "second": 12}, ("laptop", 2)
 DASHBOARD = "http://127.0.0.1:8265"
@@ -84,7 +85,7 @@ class Launched:
 
     def begin(self, command: str, log: Path) -> "subprocess.Popen[bytes]":
         """Types a command on the laptop that goes on in the background, its output in a file."""
-        words = self.lan.inside(LAPTOP[0], ["bash", "-c", command.removesuffix("&")], _shell(True))
+        words = self.lan.inside(LAPTOP[0], ["bash", "-c", command], _shell(True))
         with log.open("wb") as file:
             process = subprocess.Popen(
                 words, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
@@ -92,11 +93,22 @@ class Launched:
         self._open.append(process)
         return process
 
-    def reaches_dashboard(self) -> bool:
-        """Whether the tunnel from the laptop to the dashboard is there."""
-        host, port = DASHBOARD.removeprefix("http://").split(":")
-        program = f"import socket; socket.create_connection(({host!r}, {port}), 5)"
-        return self.lan.run(LAPTOP[0], "python", "-c", program).returncode == 0
+    def open_tunnel(self) -> str:
+        """Pastes the command for the tunnel to the dashboard, and another after it, at a terminal of the laptop.
+
+        Returns:
+            what the shell says of its jobs once the first has given the terminal back.
+        """
+        words = self.lan.inside(LAPTOP[0], ["script", "-qfc", "bash -i", "/dev/null"], _shell(True))
+        log = self.lan.folder / "terminal.log"
+        with log.open("wb") as file:
+            shell = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=file, stderr=file, start_new_session=True)
+        self._open.append(shell)
+        assert shell.stdin is not None
+        shell.stdin.write(f'{self.command("ray dashboard")}\necho "jobs: $(jobs)"\n'.encode())
+        shell.stdin.flush()
+        said = wait_for(lambda: re.search(r"^jobs: (.*)", log.read_text(), re.M), 60, f"the terminal ({log})")
+        return str(said.group(1))
 
     def down(self) -> "subprocess.CompletedProcess[str]":
         """Takes the cluster down as the README says."""
@@ -108,6 +120,9 @@ class Launched:
     def close(self) -> None:
         """Ends what runs in the laptop's background."""
         for process in self._open:
+            if process.stdin is not None and process.poll() is None:  # a terminal
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.communicate(b"kill %1\nexit\n", timeout=20)
             end(process)
         self._open.clear()
 

@@ -1,12 +1,9 @@
 """The files that start clusters: valid by Ray's and AWS' own schemas, and safe; and the checks see what is planted."""
 
 import copy
-import json
 import re
-import shutil
-import subprocess
-import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -70,6 +67,7 @@ CLOUD_FAULTS = {
     "Ray's set-up of the head": ("head_setup_commands:", "worker_setup_commands:", "head_setup_commands: missing"),
     "a head that runs trials": ("{CPU: 0}", "{CPU: 2}", "the head runs trials"),
     "workers that are always there": ("min_workers: 0", "min_workers: 1", "come from zero"),
+    "nodes without their type": ("ray start --head", "RAY_enable_autoscaler_v2=0 ray start --head", "no price by type"),
     "idle nodes that are kept": ("cache_stopped_nodes: false", "cache_stopped_nodes: true", "paid for"),
 }
 AWS_FAULTS = {
@@ -85,6 +83,10 @@ GCP_FAULTS = {
     "a family of images": ("images/FILL-IN", "images/family/common-cu129", "not a pinned version"),
     "Ray's network": ("networkInterfaces:", "labels:", "head.networkInterfaces: missing"),
     "workers on demand": ("provisioningModel: SPOT", "provisioningModel: STANDARD", "gpu_spot: the head must"),
+    "no wait for the driver": ("until nvidia-smi", "if nvidia-smi", "worker_setup_commands: none waits"),
+    "Google's default disk": ("diskType:", "diskName:", "gpu_spot.disks.diskType: missing"),
+    "a disk that g2 machines cannot have": ("/pd-balanced", "/pd-standard", "pd-standard: not one"),
+    "disks of another zone": ("_zone: us-central1-a", "_zone: us-central1-b", "can have in us-central1-b"),
     "Ray's account": ("serviceAccounts:", "labels:", "gpu_spot.serviceAccounts: missing"),
 }
 PLANTED = [
@@ -137,7 +139,7 @@ def test_ray_reads_what_its_autoscaler_is_to_do_on_kubernetes():
     kinds = config["available_node_types"]
     assert kinds["headgroup"]["resources"]["CPU"] == 0
     assert (kinds["gpu-spot"]["min_workers"], kinds["gpu-spot"]["max_workers"]) == (0, 8)
-    assert (kinds["gpu-spot"]["resources"]["CPU"], kinds["gpu-spot"]["resources"]["GPU"]) == (8, 1)
+    assert (kinds["gpu-spot"]["resources"]["CPU"], kinds["gpu-spot"]["resources"]["GPU"]) == (7, 1)
     assert config["idle_timeout_minutes"] == 3
 
 
@@ -154,8 +156,16 @@ def kuberay_faults(text: str) -> list[str]:
             found.append("NetworkPolicy: does not hold for all pods")
         if not pod["spec"]["containers"][0]["image"].endswith(f":{cluster['rayVersion']}"):
             found.append("image: is not of rayVersion")
-        if pod["spec"]["containers"][0]["securityContext"]["allowPrivilegeEscalation"]:
+        container = pod["spec"]["containers"][0]
+        if container["securityContext"]["allowPrivilegeEscalation"]:
             found.append("securityContext: processes may gain rights")
+        if container["resources"]["requests"]["cpu"] in ("4", "8", "16", "32", "48", "64", "96"):
+            found.append("requests: no machine with so many CPUs has them all to give")
+        tolerated = {toleration["key"] for toleration in pod["spec"].get("tolerations", ())}
+        if not tolerated >= {"nvidia.com/gpu"} & container["resources"]["limits"].keys():
+            found.append("tolerations: no node that is kept for pods with GPUs takes this one")
+    if not job["spec"].get("ttlSecondsAfterFinished"):
+        found.append("ttlSecondsAfterFinished: the head's disk goes as soon as the job has ended")
     return found
 
 
@@ -169,6 +179,9 @@ def test_the_job_of_kubernetes_is_safe_and_the_lint_sees_what_is_planted():
         ("rayVersion: 2.60.0", "rayVersion: 2.61.0", "not of rayVersion"),
         ("metadata: {labels: {app: ampsweep}}", "metadata: {labels: {app: other}}", "NetworkPolicy"),
         ("allowPrivilegeEscalation: false", "allowPrivilegeEscalation: true", "gain rights"),
+        ("key: nvidia.com/gpu", "key: other", "no node that is kept"),
+        ('requests: {cpu: "7"', 'requests: {cpu: "8"', "has them all to give"),
+        ("ttlSecondsAfterFinished: 3600", "ttlSecondsAfterFinished: 0", "as soon as the job"),
     ]:
         assert old in text
         assert any(said in fault for fault in kuberay_faults(text.replace(old, new, 1))), said
@@ -202,62 +215,48 @@ def test_what_installs_takes_the_lock(name: str):
     assert list(faults_of_text(text)) == []
     assert "requirements.lock" in text
     if name.endswith("Dockerfile"):
+        assert "ENV LD_LIBRARY_PATH=/usr/local/nvidia/lib64" in text  # of GKE, which says so to no container
         assert re.search(rf"^FROM rayproject/ray:{re.escape(locked()['ray'])}-py312$", text, re.M)
 
 
-@pytest.mark.parametrize("name", ["clusters/setup.sh", "clusters/stop_workers.sh", "tests/cluster/machine.sh"])
-def test_scripts_parse(name: str):
-    subprocess.run(["bash", "-n", ROOT / name], check=True)
+DRIVERS = {"13": 580}
+"""The oldest NVIDIA driver that runs a major version of CUDA."""
 
 
-def test_the_head_s_rights_on_aws_are_those_that_it_needs():
-    statements = json.loads(read("clusters/aws_head_policy.json"))["Statement"]
-    actions = {action for statement in statements for action in [statement["Action"]] if isinstance(action, str)}
-    actions |= {
-        action for statement in statements for action in statement["Action"] if isinstance(statement["Action"], list)
-    }
-    assert not any("*" in action for action in actions)
-    by_name = {statement["Sid"]: statement for statement in statements}
-    name = yaml.safe_load(read("cluster.yaml"))["cluster_name"]
-    assert (
-        by_name["EndAndTagThoseOfTheCluster"]["Condition"]["StringEquals"]["aws:ResourceTag/ray-cluster-name"] == name
-    )
-    worker = yaml.safe_load(read("cluster.yaml"))["available_node_types"]["gpu_spot"]["node_config"]
-    assert by_name["GiveWorkersTheirRole"]["Resource"].endswith(f"role/{worker['IamInstanceProfile']['Name']}")
+@pytest.mark.parametrize("name", [*UP, "clusters/kuberay.yaml"])
+def test_files_ask_for_the_driver_that_the_lock_s_cuda_needs(name: str):
+    cuda = locked()["nvidia-cublas"].split(".")[0]
+    asked = " ".join(read(name).replace("\n#", "").split())
+    assert f"{DRIVERS[cuda]} or newer, for CUDA {cuda}" in asked
 
 
-@pytest.fixture
-def node(tmp_path: Path) -> Path:
-    """A home and a project whose lock names a file that is not there."""
-    (tmp_path / ".ray").mkdir(mode=0o755)
-    (tmp_path / ".ray" / "auth_token").write_text("x")
-    (tmp_path / "project" / "clusters").mkdir(parents=True)
-    shutil.copy(ROOT / "clusters" / "setup.sh", tmp_path / "project" / "clusters")
-    (tmp_path / "project" / "clusters" / "requirements.lock").write_text("./missing.whl --hash=sha256:" + "0" * 64)
-    (tmp_path / "python").mkdir()
-    (tmp_path / "python" / "python3.12").symlink_to(Path(sys.base_prefix) / "bin" / "python3")
-    return tmp_path
+@pytest.mark.parametrize("name", [*UP, "clusters/kuberay.yaml"])
+def test_files_name_tests_that_are_there(name: str):
+    for test in re.findall(r"tests/[\w/.]+\.py", read(name)):
+        assert (ROOT / test).exists(), test
 
 
-def set_up(node: Path) -> "subprocess.CompletedProcess[str]":
-    environment = {"HOME": str(node), "PATH": f"{node / 'python'}:/usr/bin:/bin"}
-    words = ["bash", str(node / "project" / "clusters" / "setup.sh")]
-    return subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+def test_what_ray_up_leaves_out_as_secret_or_large_is_in_no_job_s_package(tmp_path: Path):
+    from ray._private.ray_constants import get_runtime_env_default_excludes
+    from ray._private.runtime_env.packaging import create_package
+
+    project = tmp_path / "project"
+    patterns = yaml.safe_load(read("cluster.yaml"))["rsync_exclude"]
+    left_out = [pattern.removeprefix("**").strip("/") for pattern in patterns]
+    assert {".env", "runs"} < set(left_out)
+    for name in (*left_out, "src"):
+        (project / name).mkdir(parents=True)
+        (project / name / "file").touch()
+    (project / ".gitignore").write_text(read(".gitignore"))
+    package = tmp_path / "package.zip"
+    create_package(str(project), package, include_gitignore=True, excludes=get_runtime_env_default_excludes())
+    assert {name.split("/")[0] for name in zipfile.ZipFile(package).namelist()} == {".gitignore", "src"}
 
 
-def test_a_node_whose_set_up_failed_is_set_up_again(node: Path):
-    for _ in range(2):  # what the first left behind is not taken for a finished one
-        done = set_up(node)
-        assert (done.returncode, "missing.whl" in done.stderr) == (1, True), done.stderr
-        assert (node / "ampsweep-venv.unfinished").exists()
-        assert not (node / ".bashrc").exists()
+def test_the_readme_has_five_commands_up_to_a_sweep_and_a_tunnel_that_leaves_the_terminal_alone():
+    from launched import readme_commands
 
-
-def test_a_virtual_environment_that_is_there_is_used_and_the_token_is_the_user_s_alone(node: Path):
-    (node / "ampsweep-venv").mkdir()
-    for _ in range(2):
-        assert set_up(node).returncode == 0
-        assert (node / ".bashrc").read_text().count("RAY_AUTH_MODE=token") == 1
-    assert list((node / "ampsweep-venv").iterdir()) == []
-    modes = [path.stat().st_mode & 0o777 for path in (node / ".ray", node / ".ray" / "auth_token")]
-    assert modes == [0o700, 0o600]
+    commands = readme_commands()
+    (submit,) = (number for number, command in enumerate(commands) if command.startswith("ray job submit"))
+    assert submit < 5
+    assert "</dev/null & until curl" in commands[submit - 1]  # SSH reads what comes next otherwise; it takes seconds
