@@ -1,4 +1,7 @@
-"""What nodes run before Ray starts on them: ``clusters/setup.sh``, in a home of its own."""
+"""What nodes run before Ray starts on them: ``clusters/setup.sh``, in a home of its own.
+
+Those that make virtual environments are left to ``make test-cluster``.
+"""
 
 import shutil
 import subprocess
@@ -33,6 +36,7 @@ def set_up(node: Path) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.cluster
 def test_a_node_whose_set_up_failed_is_set_up_again(node: Path):
     for _ in range(2):  # what the first left behind is not taken for a finished one
         done = set_up(node)
@@ -62,6 +66,7 @@ esac
     return node
 
 
+@pytest.mark.cluster
 def test_a_node_whose_package_lists_are_locked_waits_for_them(without_venv: Path):
     """As is one that has just booted."""
     locked = "E: Could not get lock /var/lib/apt/lists/lock. It is held by process 1 (apt-get)"
