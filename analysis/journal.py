@@ -30,7 +30,8 @@ class Journal:
         trials: trial_id -> the trial's columns, later lines merged over earlier ones.
         reports: a table of every report, in the order written, as `analysis.reports` makes it.
         timings: (block_id, device) -> timing record, the last one written.
-        run_s: seconds that the run's processes took, as last written.
+        run_s: seconds that probe and search took, over all processes, as last written.
+        spent_usd: what they cost at most, likewise; 0 where that is not known.
         url: of a sweep in an object store.
     """
 
@@ -40,6 +41,7 @@ class Journal:
     reports: pa.Table = field(default_factory=lambda: concat([]))
     timings: dict[tuple[Any, Any], Record] = field(default_factory=dict)
     run_s: float = 0.0
+    spent_usd: float = 0.0
     url: str | None = None
 
     def locate(self, name: str) -> str:
@@ -59,11 +61,21 @@ class Journal:
         """Add one line's record; one of an unknown kind is ignored, so that older readers survive new ones."""
         kind = record["kind"]
         if kind == "trial":
-            self.trials.setdefault(record["trial_id"], {}).update(record)
+            before = self.trials.setdefault(record["trial_id"], {})
+            again = _cost_of_both(record, before) if before and record.get("stage") == "probe" else {}
+            before.update(record | again)
         elif kind == "timing":
-            self.timings[record["block_id"], record.get("device")] = record
+            key = (record["block_id"], record.get("device"))
+            self.timings[key] = record | _cost_of_both(record, self.timings.get(key))
         elif kind == "spent":
             self.run_s = max(self.run_s, record["run_s"])
+            self.spent_usd = max(self.spent_usd, record.get("usd") or 0.0)
+
+
+def _cost_of_both(record: Record, before: Record | None) -> Record:
+    """What a block that was timed again, or a precision that was probed again, cost; unknown where one of both is."""
+    parts = [each.get("cost_usd") for each in (record, before) if each is not None]
+    return {"cost_usd": None if None in parts else sum(parts)}
 
 
 def read_journal(path: str | os.PathLike[str]) -> Journal:
@@ -240,9 +252,10 @@ def _is_record(record: object) -> bool:
     if kind == "report":
         return type(record.get("trial_id")) is str
     if kind == "trial":
-        return type(record.get("trial_id")) is str and isinstance(record.get("config") or {}, dict)
+        is_named = type(record.get("trial_id")) is str and isinstance(record.get("config") or {}, dict)
+        return is_named and (record.get("stage") != "probe" or _are_numbers([record.get("cost_usd")]))
     if kind == "spent":
-        return type(record.get("run_s")) in (int, float)
+        return type(record.get("run_s")) in (int, float) and _are_numbers([record.get("usd")])
     return _is_timing(record) if kind == "timing" else type(kind) is str
 
 

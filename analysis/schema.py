@@ -223,6 +223,8 @@ VERDICT_COLUMNS: Final = {
     "memory_ratio": "float64",
     "time_to_target_ratio": "float64",
     "cost_ratio": "float64",
+    "cost_ratio_low": "float64",
+    "cost_ratio_high": "float64",
     "aa_low": "float64",
     "aa_high": "float64",
     "num_pairs_needed": "Int64",

@@ -24,6 +24,9 @@ def shortfall(results: Results) -> str | None:
         return f"no precision can be used here: {commonest_end(probed)}"
     if sweep.get("stage") == "probe":
         return None
+    limits = [f"{name} {sweep[name]}" for name in ("budget_usd", "budget_hours") if sweep.get(name) is not None]
+    if sweep.get("num_trials") != 0 and limits and (searched["status"] == "excluded").all():
+        return f"no trial ran: {' or '.join(limits)} was spent before the first; raise it, and --resume goes on"
     if sweep.get("num_trials") != 0 and not searched["status"].isin(_MEASURED).any():
         return f"no trial completed: {commonest_end(searched)}"
     if sweep.get("stage") != "confirm" or sweep.get("confirm") is None:

@@ -11,6 +11,7 @@ import pandas as pd
 from analysis.baselines import credited
 from analysis.costs import cost_ratio, in_words
 from analysis.evidence import Evidence, Question, gather
+from analysis.intervals import Interval
 from analysis.pairs import Confirmed, Examples, confirmed_by_device, pairs_of
 from analysis.power import num_pairs_needed
 from analysis.rules import judge
@@ -36,8 +37,8 @@ def verdicts(
 
     Returns:
         the rows; ``config_id`` is ``best`` where each precision's best configuration is compared with the baseline's.
-        Ratios are how many times better the precision is, but for ``cost_ratio``, its share of the baseline's cost;
-        differences of the metric are positive where it is better.
+        Ratios are how many times better the precision is, but for ``cost_ratio``, what its training steps cost over the
+        baseline's; differences of the metric are positive where it is better.
     """
     confirm = declaration.get("confirm")
     rows: list[dict[str, Any]] = []
@@ -131,7 +132,7 @@ def _best(ranked: Sequence[str], configs: Sequence[str]) -> str | None:
     return next((config_id for config_id in ranked if config_id in configs), None)
 
 
-def _row(e: Evidence, match: Match, cost_ratio: float) -> dict[str, Any]:
+def _row(e: Evidence, match: Match, cost: Interval) -> dict[str, Any]:
     verdict, reason = judge(e)
     if match.arm[0] != match.baseline[0]:
         reason = (
@@ -153,11 +154,13 @@ def _row(e: Evidence, match: Match, cost_ratio: float) -> dict[str, Any]:
         "metric_delta_low": e.delta.low,
         "metric_delta_high": e.delta.high,
         "memory_ratio": math.exp(e.log_memory_ratio),
-        "cost_ratio": cost_ratio,
+        "cost_ratio": cost.value,
+        "cost_ratio_low": cost.low,
+        "cost_ratio_high": cost.high,
         "aa_low": aa.low,
         "aa_high": aa.high,
         "num_pairs_needed": num_pairs_needed(e) if verdict == "UNDERPOWERED" else None,
         "verdict": verdict,
         "reason": reason,
-        _MONEY: in_words(e, cost_ratio, verdict),
+        _MONEY: in_words(e, cost, verdict),
     }

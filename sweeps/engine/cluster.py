@@ -94,7 +94,7 @@ def connected(sweep: Sweep) -> Iterator[Resources]:
             await_first_worker()
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         kinds = functools.cache(startable)
-        yield replace(_resources(sweep, nodes, kinds), can_grow=is_there and kinds() != [])
+        yield replace(resources_of(sweep, nodes, kinds), can_grow=is_there and kinds() != [])
 
 
 @contextmanager
@@ -183,7 +183,7 @@ def _check_reachable(field: str, address: str) -> None:
         refuse(field, f"must be a Ray cluster that answers ({error})", address, remedy)
 
 
-def _resources(sweep: Sweep, nodes: list[Node], startable: Callable[[], list[Node] | None] = list) -> Resources:
+def resources_of(sweep: Sweep, nodes: list[Node], startable: Callable[[], list[Node] | None] = list) -> Resources:
     """What each trial gets.
 
     Args:

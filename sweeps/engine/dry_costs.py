@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from analysis.money import dollars
 from sweeps.engine.prices import PricedNode, price_of, share_of
+from sweeps.search.checks import SweepError
 
 if TYPE_CHECKING:
     from sweeps.engine.sweep import Sweep
@@ -32,14 +33,17 @@ def _prices(sweep: "Sweep") -> list[str]:
 
 def _on(node: PricedNode, sweep: "Sweep") -> list[str]:
     """What trials cost that fill a machine, where its price is known without its device's name."""
+    from sweeps.engine.cluster import resources_of
+
     assert sweep.usd_per_hour is not None
-    gpus = sweep.gpus_per_trial if sweep.gpus_per_trial is not None else sweep.workers_per_trial * min(1, node.gpus)
-    price = price_of(sweep.usd_per_hour, None, node, gpus > 0)
-    part = share_of(node, sweep.cpus_per_trial, gpus)
-    held = [(node.cpus, sweep.cpus_per_trial), (node.gpus, gpus)]
-    num = min(int(whole / each) for whole, each in held if each > 0)
-    if price is None or num == 0:
+    try:
+        found = resources_of(sweep, [{"CPU": node.cpus, "GPU": node.gpus}])
+    except SweepError:  # it may be meant for another machine
         return []
+    price = price_of(sweep.usd_per_hour, None, node, found.num_gpus > 0)
+    if price is None:
+        return []
+    part, num = share_of(node, found.num_cpus, found.num_gpus), found.slots
     each = "" if num == 1 else f", {dollars(part * price)} for each"
     return [f"        on this machine {num} at once: {dollars(num * part * price)} an hour{each}"]
 

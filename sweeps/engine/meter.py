@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from analysis.money import dollars
 from sweeps.engine.nodes import find_node
@@ -32,24 +32,31 @@ class _Account:
     """One run: the seconds of attempts that have ended are paid for in ``usd`` once their rate is known.
 
     Args:
-        held: by each worker of its attempt.
-        usd: paid so far; ``None`` for good where an attempt had no price.
+        usd: paid so far, in earlier processes, too; ``None`` for good where an attempt had no price.
         unpaid_s: of attempts of which nobody knows where they were, since they ended before their first report.
+        held: by each worker of its attempt.
         since: when its attempt began, ``None`` while it holds nothing.
         rate: of this attempt, else of the one before.
     """
 
-    held: Held
     usd: float | None = 0.0
     unpaid_s: float = 0.0
+    held: Held = field(default_factory=dict)
     since: float | None = None
     rate: Rate | None = None
 
     def cost(self, open_s: float) -> float | None:
         """With ``open_s`` seconds of the attempt that runs; what has no rate counts as the attempts around it."""
-        if self.usd is None or self.rate is None or self.rate.usd is None:
-            return None
-        return self.usd + (self.unpaid_s + open_s) * self.rate.usd
+        seconds = self.unpaid_s + open_s
+        if self.usd is None or seconds == 0:
+            return self.usd
+        return None if self.rate is None or self.rate.usd is None else self.usd + seconds * self.rate.usd
+
+    def kept(self, open_s: float) -> dict[str, float | None]:
+        """The same as columns of the journal, from which another process can go on."""
+        if self.rate is None and self.usd is not None:
+            return {"unpaid_s": self.unpaid_s + open_s}  # what it cost in earlier processes stays
+        return {"cost_usd": self.cost(open_s), "unpaid_s": None}
 
     def rest(self, seconds: float) -> None:
         """The attempt has ended after some seconds."""
@@ -66,7 +73,9 @@ class Meter:
     Args:
         prices: as the sweep declares them; without, nothing has a cost.
         run_s: seconds that earlier processes of the run took.
-        before: what its runs cost in earlier processes, by name; ``None`` where that is unknown.
+        spent_usd: what they spent, as this process counts it.
+        before: what runs cost in them, by name: USD, ``None`` where that is unknown, and the seconds still to be paid
+            for.
         find: the node of an id of Ray's.
         clock: seconds since any moment.
 
@@ -77,16 +86,17 @@ class Meter:
         self,
         prices: Prices | None = None,
         run_s: float = 0.0,
-        before: Mapping[str, float | None] | None = None,
+        spent_usd: float = 0.0,
+        before: Mapping[str, tuple[float | None, float]] | None = None,
         find: Callable[[str], PricedNode | None] = find_node,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._prices, self._before, self._find, self._clock = prices, before or {}, find, clock
+        self._prices, self._find, self._clock = prices, find, clock
         self._run_s, self._started = run_s, clock()
         self._nodes: dict[str, PricedNode | None] = {}
-        self._accounts: dict[str, _Account] = {}
+        self._accounts = {name: _Account(*paid) for name, paid in (before or {}).items()}
         self._running: dict[str, _Account] = {}
-        self._dearest = self._ended_usd = 0.0
+        self._dearest, self._ended_usd = 0.0, spent_usd
         self.unpriced: dict[str, None] = {}
 
     @property
@@ -95,34 +105,30 @@ class Meter:
         return self._run_s + self._clock() - self._started
 
     @property
-    def running(self) -> list[str]:
-        """The runs that hold something now."""
-        return list(self._running)
-
-    @property
     def spent_usd(self) -> float:
-        """What all runs of this process have cost so far, at most: a run that has not reported at the dearest rate."""
+        """What all runs have cost so far, at most: one that has not reported at the dearest rate."""
         return self._ended_usd + sum(self._open_s(run) * self._at_most(run) for run in self._running.values())
 
     def usd(self, name: str) -> float | None:
         """What a run has cost so far, in earlier processes, too; ``None`` where that is unknown."""
         account = self._accounts.get(name)
-        if self._prices is None or account is None:
-            return None if self._prices is None else self._before.get(name)
-        before, own = self._before.get(name, 0.0), account.cost(self._open_s(account))
-        return None if before is None or own is None else before + own
+        return None if self._prices is None or account is None else account.cost(self._open_s(account))
+
+    def kept(self) -> dict[str, dict[str, float | None]]:
+        """What the runs that hold something now have cost so far, by name, as columns of the journal."""
+        return {name: account.kept(self._open_s(account)) for name, account in self._running.items()}
 
     def hourly(self, num: int) -> str:
-        """What so many runs cost at once, in words after others; empty where nothing has told a price yet."""
+        """What so many runs cost at once, in words; empty where nothing has told a price yet."""
         usd = num * self._dearest * SECONDS_PER_HOUR
-        return f", at most {dollars(usd)} an hour" if usd else ""
+        return f"at most {dollars(usd)} an hour" if usd else ""
 
     def begins(self, name: str, held: Held) -> None:
         """An attempt of a run begins, or goes on after a pause; it holds so much from now on."""
         if self._prices is None:
             return
         self.rests(name)
-        account = self._running[name] = self._accounts.setdefault(name, _Account(held))
+        account = self._running[name] = self._accounts.setdefault(name, _Account())
         account.held, account.since = held, self._clock()
 
     def is_at(self, name: str, device: str | None, node_ids: Sequence[str]) -> None:

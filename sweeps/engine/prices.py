@@ -28,8 +28,7 @@ class PricedNode:
 def price_of(prices: Prices, device: str | None, node: PricedNode, uses_gpus: bool) -> float | None:
     """The price of a node.
 
-    Of several prices that fit, the one of its node type or of the device's whole name counts, else the one whose name
-    says most of the device.
+    Of several prices that fit, the one of its node type counts, else the one whose name says most of the device.
 
     Args:
         prices: a name among them is that of a node type of the cluster, or some words of a device's name in any order
@@ -52,7 +51,7 @@ def price_of(prices: Prices, device: str | None, node: PricedNode, uses_gpus: bo
 
 def _fit(name: str, device: str, node_type: str, kind: str) -> float:
     """How much a price's name says of a node; below 0 where it is another's."""
-    if name.casefold() in (device.casefold(), node_type.casefold()):
+    if name.casefold() == node_type.casefold():
         return float("inf")
     if name.casefold() in KINDS:
         return 0 if name.casefold() == kind else -1

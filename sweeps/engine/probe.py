@@ -179,6 +179,7 @@ def run_probe(
         cost_usd = recorder.meter.charge(resources.per_worker, *held)
         where = (resources.num_cpus, resources.num_gpus, resources.num_workers)
         recorder.record("trial", probed(result, *where, cost_usd, suffix=suffix))
+        recorder.keep_costs()
         results.append(result)
     return results
 

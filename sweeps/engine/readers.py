@@ -80,10 +80,13 @@ def read_prices(written: str) -> float | dict[str, float]:
         ArgumentTypeError: it cannot be read so.
     """
     prices: dict[str, float] = {}
-    for entry in written.split(","):
+    entries = written.split(",")
+    for entry in entries:
         name, equals, price = entry.rpartition("=")
         try:
-            value = float(price if name.strip() or not equals else entry)
+            if not name.strip() and (equals or len(entries) > 1):
+                raise ValueError("a price among others has a name")
+            value = float(price)
         except ValueError:
             condition, remedy = "must be a number or NAME=NUMBER,...", "for example 0.4 or H100=12.3,cpu=0.4"
             raise argparse.ArgumentTypeError(f"{condition}, got {written!r}; {remedy}") from None

@@ -1,7 +1,8 @@
 """Where all that happens in a sweep goes: into the journal, and from there to whoever watches."""
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from analysis.schema import Kind
@@ -11,7 +12,7 @@ from sweeps.engine.progress import Progress
 from trainables.text import one_line
 
 KEEP_COSTS_EVERY_S = 10.0
-"""What running trials have cost since then goes with a driver that dies."""
+"""What running trials have cost since then goes with a driver that is killed."""
 
 
 class Recorder:
@@ -43,6 +44,7 @@ class Recorder:
         self._warned: set[str] = set()
         self.meter = meter or Meter()
         self._kept_s = time.monotonic()
+        self._is_searching = True
 
     def record(self, kind: Kind, row: Mapping[str, Any]) -> None:
         """One fact."""
@@ -54,7 +56,7 @@ class Recorder:
         self.progress.saw(kind, row)
         for device in self.meter.unpriced:
             self.warn(
-                f"usd_per_hour has no price for {device}: what runs on it cost is unknown, "
+                f"usd_per_hour has no price for {device}, or several alike: what runs on it cost is unknown, "
                 "and a budget counts the highest price"
             )
 
@@ -65,8 +67,16 @@ class Recorder:
             self._warned.add(where)
             self.progress.say(f"  {one_line(warning)}")
 
+    @contextmanager
+    def costs_kept(self) -> Iterator[None]:
+        """Writes them at the end, too, be it an interruption."""
+        try:
+            yield
+        finally:
+            self.keep_costs(at_once=True)
+
     def keep_costs(self, at_once: bool = False) -> None:
-        """Writes what running trials have cost so far, and how long the run has taken, every few seconds.
+        """Writes what running trials have cost so far, and what the search has spent, every few seconds.
 
         Args:
             at_once: whatever the time.
@@ -74,11 +84,15 @@ class Recorder:
         if not at_once and time.monotonic() - self._kept_s < KEEP_COSTS_EVERY_S:
             return
         self._kept_s = time.monotonic()
-        costs = {name: self.meter.usd(name) for name in self.meter.running}
-        for name, usd in costs.items():
-            if usd is not None:
-                self.journal.write("trial", {"trial_id": name, "cost_usd": usd})
-        self.journal.write("spent", {"run_s": self.meter.run_s})
+        for name, kept in self.meter.kept().items():
+            self.journal.write("trial", {"trial_id": name, **kept})
+        if self._is_searching:
+            self.journal.write("spent", {"run_s": self.meter.run_s, "usd": self.meter.spent_usd})
+
+    def search_ends(self) -> None:
+        """What comes now is in no budget."""
+        self.keep_costs(at_once=True)
+        self._is_searching = False
 
     def begins_anew(self, trial_id: str) -> None:
         """Takes all reports of a trial to come, whatever their step."""

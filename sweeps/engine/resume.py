@@ -1,13 +1,14 @@
 """Going on with an interrupted run: whether it is of the same sweep, and what it has already recorded."""
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from analysis.schema import UNFINISHED, ResultsError
+from analysis.schema import BEST_PREFIX, UNFINISHED, ResultsError
 from sweeps.engine.cost_fields import BUDGETS
 from sweeps.engine.probe import Usable, usable_anywhere
 from sweeps.engine.sweep import Sweep
@@ -62,9 +63,9 @@ class Past:
         begun: ids of the trials that have begun.
         steps: trial -> the step of its last report.
         kept: precision -> the trial whose weights are kept, and its metric.
-        run_s: seconds that its processes took.
-        costs: what trials have cost; ``None`` where that is unknown, though they have reported.
-        searched_usd: what probe and search have cost, as far as it is known.
+        run_s: seconds that probe and search took.
+        spent_usd: what they have spent of a budget.
+        costs: what trials have cost, and the seconds that they have still to pay for; see :class:`Meter`.
     """
 
     usable: Usable = field(default_factory=dict)
@@ -78,8 +79,16 @@ class Past:
     steps: Mapping[str, int] = field(default_factory=dict)
     kept: Mapping[str, tuple[str, float]] = field(default_factory=dict)
     run_s: float = 0.0
-    costs: Mapping[str, float | None] = field(default_factory=dict)
-    searched_usd: float = 0.0
+    spent_usd: float = 0.0
+    costs: Mapping[str, tuple[float | None, float]] = field(default_factory=dict)
+
+    def reached(self, trial_id: str) -> dict[str, Any]:
+        """What a trial of the search had come to by its last report, as columns of ``trials``; empty without one."""
+        values = [value for _, name, _, value in self.reports if name == trial_id and math.isfinite(value)]
+        if not values:
+            return {}
+        best = max(values) if self.mode == "max" else min(values)
+        return {self.metric: values[-1], BEST_PREFIX + self.metric: best, "steps": self.steps[trial_id]}
 
 
 def read_past(folder: Path, sweep: Sweep, source: TaskSource) -> Past:
@@ -103,7 +112,7 @@ def read_past(folder: Path, sweep: Sweep, source: TaskSource) -> Past:
     _check_same(recorded.sweep, declared)
     try:
         _check_unfinished(recorded.sweep, declared, recorded.trials.values())
-        return _past(recorded) if recorded.sweep.get("probed") else Past()
+        return _past(recorded) if recorded.sweep.get("probed") else Past(**_spent(recorded))
     except (KeyError, TypeError) as error:
         condition = f"needs a whole journal ({type(error).__name__}: {error} in a line of it)"
         refuse("resume", condition, str(folder), "restore the journal as written, or begin a new run")
@@ -117,7 +126,6 @@ def _past(recorded: "Recorded") -> Past:
         if trial["stage"] != "probe" and trial["status"] != "excluded" and trial["precision"] not in known:
             raise KeyError(f"the probe of {trial['precision']}")
     steps = _last_steps(recorded)
-    costs = {name: trial.get("cost_usd") for name, trial in recorded.trials.items()}
     return Past(
         usable=usable,
         metric=metric,
@@ -137,10 +145,21 @@ def _past(recorded: "Recorded") -> Past:
             for name, trial in recorded.trials.items()
             if trial.get("checkpoint") is not None
         },
-        run_s=recorded.run_s,
-        costs={name: usd for name, usd in costs.items() if usd is not None or name in steps},
-        searched_usd=sum(costs[name] or 0.0 for name, trial in recorded.trials.items() if trial["stage"] != "confirm"),
+        costs={name: _cost(trial, name in steps) for name, trial in recorded.trials.items()},
+        **_spent(recorded),
     )
+
+
+def _spent(recorded: "Recorded") -> dict[str, Any]:
+    """What probe and search have spent; earlier versions wrote no sum, and what is known of trials is later."""
+    known = [trial.get("cost_usd") or 0.0 for trial in recorded.trials.values() if trial["stage"] != "confirm"]
+    return {"run_s": recorded.run_s, "spent_usd": max(sum(known), recorded.spent_usd)}
+
+
+def _cost(trial: Mapping[str, Any], has_reported: bool) -> tuple[float | None, float]:
+    """What a trial has cost, and the seconds to be paid for; one that wrote nothing of it lasted a few seconds."""
+    is_unknown = trial.get("cost_usd") is None and ("cost_usd" in trial or has_reported)
+    return None if is_unknown else trial.get("cost_usd") or 0.0, trial.get("unpaid_s") or 0.0
 
 
 def _usable(recorded: "Recorded") -> Usable:

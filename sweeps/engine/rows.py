@@ -56,7 +56,7 @@ def ended(
 ) -> Row:
     """A trial that has ended, with its last report if it made one."""
     row: Row = {"trial_id": trial_id, "status": status, "status_reason": reason, "ended_at": now()}
-    row["cost_usd"] = cost_usd  # in place of what it had cost until now
+    row |= {"cost_usd": cost_usd, "unpaid_s": None}  # in place of what it had cost until now
     if report is None:
         return row
     extremes = report["highest"] if mode == "max" else report["lowest"]

@@ -15,14 +15,13 @@ class SearchBudget:
     Args:
         sweep: its ``budget_usd`` and ``budget_hours``.
         meter: knows what has been spent.
-        before_usd: what probe and search cost in earlier processes.
 
     ``spent`` names the budget that was spent first, with its limit; it is empty until then.
     """
 
-    def __init__(self, sweep: "Sweep", meter: Meter, before_usd: float = 0.0) -> None:
+    def __init__(self, sweep: "Sweep", meter: Meter) -> None:
         self._limits = {name: limit for name in BUDGETS if (limit := getattr(sweep, name)) is not None}
-        self._meter, self._before_usd = meter, before_usd
+        self._meter = meter
         self.spent = ""
 
     def is_spent(self) -> bool:
@@ -33,5 +32,4 @@ class SearchBudget:
         return bool(self.spent)
 
     def _value(self, name: str) -> float:
-        meter = self._meter
-        return self._before_usd + meter.spent_usd if name == "budget_usd" else meter.run_s / SECONDS_PER_HOUR
+        return self._meter.spent_usd if name == "budget_usd" else self._meter.run_s / SECONDS_PER_HOUR

@@ -77,11 +77,11 @@ def run(sweep: Sweep, console: Console | None = None) -> "Results":
         past = read_past(home.folder, sweep, task.source) if sweep.resume else Past()
         source = task.kept_in(home)
         progress.say(f"sweep   {sweep.name}: {source.name}, {_begun(sweep, home, num_trials, past)}")
-        meter = Meter(sweep.usd_per_hour, past.run_s, past.costs)
+        meter = Meter(sweep.usd_per_hour, past.run_s, past.spent_usd, past.costs)
         recorder = Recorder(journal, progress, past.steps, past.begun, meter)
         this = _Run(sweep, source, home, num_trials, first, past, recorder)
         this.declare(past.metric or sweep.metric or "val_loss", past.mode if past.metric else sweep.mode or "min")
-        with connected(sweep) as resources:
+        with connected(sweep) as resources, recorder.costs_kept():
             check_shared(home)
             if resources.waits_for:
                 progress.say(f"cluster {resources.waits_for}")
@@ -168,10 +168,9 @@ class _Run:
                 endings = Endings(self.recorder, checkpoints, self.past.kept)
                 if self.sweep.num_trials > 0:
                     self._search(types, resources, workers, usable, endings)
-        self.recorder.keep_costs(at_once=True)
+        self.recorder.search_ends()
         if self.sweep.stage == "confirm" and endings is not None:
             self._confirm(resources, usable, endings)
-            self.recorder.keep_costs(at_once=True)
         self.declare(metric, mode, probed=True, ended_at=rows.now())
 
     def _probe(
@@ -213,8 +212,7 @@ class _Run:
         left_out = [trial for trial in plan_left_out(self.sweep, names) if trial.trial_id not in self.past.ended]
         if not search.total and not left_out:
             return
-        what = f"{search.total} trials in {', '.join(names)}; {resources.slots} at once"
-        what += self.recorder.meter.hourly(min(search.total, resources.slots))
+        what = f"{search.total} trials in {', '.join(names)}; {self._at_once(search.total, resources)}"
         self.recorder.progress.stage("search", search.total + len(left_out), what)
         for trial in left_out:
             reason = f"the probe left {trial.precision} out"
@@ -223,7 +221,7 @@ class _Run:
             able = [each for each in types if name in usable.get(each.name, {})]
             if 0 < len(able) < len(types):
                 workers.keep_to(name, only_on(able, types))
-        budget = SearchBudget(self.sweep, self.recorder.meter, self.past.searched_usd)
+        budget = SearchBudget(self.sweep, self.recorder.meter)
         begun: Collection[str] = ()
         if search.total and not budget.is_spent():
             workers.start(min(search.total, resources.slots))
@@ -238,6 +236,13 @@ class _Run:
         if search.error is not None:
             raise Unfinished(f"{search.error}; {KEPT}") from search.error
 
+    def _at_once(self, num_trials: int, resources: Resources) -> str:
+        """How many trials run at once, and what that costs an hour, in words."""
+        num = min(num_trials, resources.slots)
+        hourly = self.recorder.meter.hourly(1 if resources.can_grow else num)
+        more = " and more as nodes come" if resources.can_grow else ""
+        return f"{resources.slots} at once{more}" + (f", {hourly}{' for each' if more else ''}" if hourly else "")
+
     def _ended_by(self, budget: str, num_planned: int, begun: Collection[str], endings: Endings) -> None:
         """Says that a budget ended the search; trials of an earlier process that did not go on end with it."""
         not_run = num_planned - len(begun)
@@ -246,6 +251,7 @@ class _Run:
         for trial_id, row in self.past.searched.items():
             if row["status"] in UNFINISHED and trial_id not in begun:
                 reason = f"stopped by {budget} before it went on"
+                self.recorder.record("trial", {"trial_id": trial_id, **self.past.reached(trial_id)})
                 endings.record(trial_id, row["precision"], None, "pruned", reason)
 
     def _confirm(self, resources: Resources, usable: Usable, endings: Endings) -> None:

@@ -88,9 +88,11 @@ class Sweep:
     patience: int | None = option(None, BUDGET, "reports without a better metric that end a run of the search", "N")
     min_delta: float = option(0.0, BUDGET, "how much better it must be for patience to count it", "X")
     budget_usd: float | None = option(
-        None, BUDGET, "what the search may cost by usd_per_hour; it then ends, and what it found is confirmed", "USD"
+        None, BUDGET, "what probe and search may cost by usd_per_hour; then what was found is confirmed", "USD"
     )
-    budget_hours: float | None = option(None, BUDGET, "hours that the run may take until its search ends", "H")
+    budget_hours: float | None = option(
+        None, BUDGET, "hours that probe and search may take, waits for nodes included", "H"
+    )
     scheduler: str | object = option(
         "asha",
         TRIED,

@@ -8,6 +8,8 @@ from journals import arm, run, timing, trial, write_sweep
 from rich.console import Console
 
 from analysis import load
+from analysis.money import dollars
+from analysis.schema import ResultsError
 from analysis.tables import print_report
 
 BASE, ARM = "fp32", "bf16-mixed"
@@ -34,16 +36,21 @@ def verdict(tmp_path, *records, config_id="c1", **declaration):
 def test_the_same_training_costs_by_its_time_on_a_free_device(tmp_path):
     row = verdict(tmp_path, *confirmed(seeds=[0]))
     assert row["cost_ratio"] == pytest.approx(0.41)
+    assert math.isnan(row["cost_ratio_low"])
     row = verdict(tmp_path / "three", *confirmed())
     assert row["cost_ratio"] == pytest.approx(1 / row["speedup"])
     assert row["cost_ratio"] == pytest.approx((8.2 * 8.21 * 8.22) ** (1 / 3) / 20)
+    assert row["cost_ratio_low"] == pytest.approx(1 / row["speedup_high"])
+    assert row["cost_ratio_high"] == pytest.approx(1 / row["speedup_low"])
 
 
 def test_money_is_told_with_the_metric_only_where_that_is_shown(tmp_path):
     shown = verdict(tmp_path / "same", *confirmed())
     assert shown["verdict"] == "PASS"
-    assert shown["reason"].endswith(" The same val_accuracy, within 0.01, for 41 % of the money.")
-    unknown = " A run costs 41 % of one in fp32; the same val_accuracy is not shown."
+    assert shown["reason"].endswith(
+        " The same val_accuracy, within 0.01, for 41 % (41 to 41 %) of what training steps cost in fp32."
+    )
+    unknown = " Training steps cost 41 % (41 to 41 %) of those in fp32; the same val_accuracy is not shown."
     lost = verdict(tmp_path / "lost", *confirmed(lost=0.05))
     assert lost["verdict"] == "FAIL"
     assert lost["reason"].endswith(unknown)
@@ -52,7 +59,7 @@ def test_money_is_told_with_the_metric_only_where_that_is_shown(tmp_path):
     assert open_one["reason"].endswith(unknown)
     slow = verdict(tmp_path / "slow", *confirmed(arm_ms=22.0))
     assert slow["verdict"] == "FAIL"
-    assert slow["reason"].endswith(" The same val_accuracy, within 0.01, for 110 % of the money.")
+    assert slow["reason"].endswith(" 110 % (110 to 110 %) of what training steps cost in fp32.")
 
 
 def test_an_arm_that_failed_is_never_called_the_same(tmp_path):
@@ -63,17 +70,25 @@ def test_an_arm_that_failed_is_never_called_the_same(tmp_path):
     assert row["reason"].endswith("the same val_accuracy is not shown.")
 
 
+def test_a_cost_that_is_hardly_known_is_told_with_its_interval(tmp_path):
+    records = confirmed(seeds=[0, 1])
+    records[-1]["arms"][1]["window_ms"] = [12.0] * 8  # half as slow again
+    row = verdict(tmp_path, *records)
+    assert row["cost_ratio_low"] < 0.1 < 2 < row["cost_ratio_high"]
+    assert " Training steps cost 50 % (4.41 to 557 %) of those in fp32; " in row["reason"]
+
+
 def test_what_is_invalid_says_nothing_of_money(tmp_path):
     row = verdict(tmp_path, *confirmed(**{ARM: {"effective_precision": BASE}}))
     assert row["verdict"] == "INVALID"
-    assert "money" not in row["reason"]
+    assert "cost" not in row["reason"]
 
 
 def test_without_a_price_there_is_none(tmp_path):
     row = verdict(tmp_path / "none", *confirmed(price=None))
     assert math.isnan(row["cost_ratio"])
     assert row["verdict"] == "PASS"
-    assert "money" not in row["reason"]
+    assert "cost" not in row["reason"]
     assert math.isnan(verdict(tmp_path / "one", *confirmed(**{ARM: {"cost_usd": None}}))["cost_ratio"])
     untimed = [record for record in confirmed() if record["kind"] != "timing"]
     assert math.isnan(verdict(tmp_path / "untimed", *untimed)["cost_ratio"])
@@ -122,6 +137,20 @@ def test_what_a_sweep_cost_by_stage(tmp_path):
     assert list(results.timings["cost_usd"].dropna()) == [0.25, 0.25]
 
 
+def test_what_is_timed_or_probed_again_has_cost_both_times(tmp_path):
+    failed = timing("c1", 0, [], status="errored", cost_usd=2.0)
+    again = timing("c1", 0, [arm(BASE, [20.0] * 8), arm(ARM, [10.0] * 8)], cost_usd=0.5)
+    results = load(write_sweep(tmp_path / "both", [failed], [again]))
+    assert list(results.timings["cost_usd"]) == [1.25, 1.25]
+    assert list(results.costs["cost_usd"]) == [2.5]
+    probed = trial("probe-fp32", stage="probe", precision=BASE, status="completed", cost_usd=0.25)
+    assert list(load(write_sweep(tmp_path / "probe", [probed], [probed])).trials["cost_usd"]) == [0.5]
+    with pytest.raises(ResultsError, match="must be a record of the journal"):
+        load(write_sweep(tmp_path / "damaged", [probed, {**probed, "cost_usd": "much"}]))
+    unknown = load(write_sweep(tmp_path / "unknown", [{**failed, "cost_usd": None}], [again]))
+    assert list(unknown.costs["num_known"]) == [0]
+
+
 def told(folder):
     out = io.StringIO()
     print_report(load(folder), Console(file=out, width=80))
@@ -137,9 +166,29 @@ def test_the_report_says_what_a_sweep_cost_and_what_is_unknown(tmp_path):
     assert load(write_sweep(tmp_path / "empty")).costs.empty
 
 
-def test_seconds_of_a_run_are_those_of_its_last_line(tmp_path):
+def test_what_a_search_spent_is_what_its_last_line_says(tmp_path):
     from analysis.journal import read_journal
 
-    lines = [{"kind": "spent", "run_s": seconds} for seconds in (1.5, 12.0)]
-    assert read_journal(write_sweep(tmp_path / "two", lines, [{"kind": "spent", "run_s": 14}])).run_s == 14
-    assert read_journal(write_sweep(tmp_path / "none")).run_s == 0
+    lines = [{"kind": "spent", "run_s": seconds} for seconds in (1.5, 12.0)]  # as earlier versions wrote them
+    last = read_journal(write_sweep(tmp_path / "two", lines, [{"kind": "spent", "run_s": 14, "usd": 2.5}]))
+    assert (last.run_s, last.spent_usd) == (14, 2.5)
+    none = read_journal(write_sweep(tmp_path / "none"))
+    assert (none.run_s, none.spent_usd) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("usd", "shown"),
+    [
+        (0, "$0"),
+        (1e-7, "$0.0000001"),
+        (5.5e-5, "$0.000055"),
+        (0.05, "$0.05"),
+        (0.4, "$0.4"),
+        (0.1234, "$0.123"),
+        (0.9996, "$1.00"),
+        (1, "$1.00"),
+        (12345.678, "$12,345.68"),
+    ],
+)
+def test_sums_of_money(usd, shown):
+    assert dollars(usd) == shown

@@ -48,6 +48,15 @@ def test_the_commonest_end_of_the_search_is_named_whatever_the_numbers_in_its_re
     assert why(tmp_path, records) == expected
 
 
+def test_a_budget_that_was_spent_before_the_first_trial(tmp_path):
+    spent = "no trial ran: budget_usd 0.5 was spent before the first; raise it, and --resume goes on"
+    assert why(tmp_path / "none", USABLE, budget_usd=0.5, budget_hours=None) == spent
+    left_out = [*USABLE, probe("fp16-mixed", "unsupported"), searched(0, "excluded", "the probe left it out")]
+    both = why(tmp_path / "out", left_out, budget_usd=0.5, budget_hours=2.0)
+    assert both == spent.replace("0.5", "0.5 or budget_hours 2.0")
+    assert "errored" in why(tmp_path / "ran", [*USABLE, searched(0, "errored")], budget_usd=0.5)
+
+
 def test_long_reasons_are_cut_and_missing_ones_left_out(tmp_path):
     long = why(tmp_path / "long", [*USABLE, searched(0, "out_of_memory", "x" * 999)])
     assert long.startswith("no trial completed: 1 of 1 out of memory (xxx")

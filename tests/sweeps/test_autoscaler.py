@@ -14,7 +14,7 @@ import pytest
 from analysis import load
 from sweeps import Sweep, SweepError
 from sweeps.engine.autoscaler import node_types
-from sweeps.engine.cluster import _resources
+from sweeps.engine.cluster import resources_of
 
 HERE = Path(__file__).parent
 BIN = Path(sys.executable).parent
@@ -50,27 +50,27 @@ def sweep(**asked: object) -> Sweep:
     ],
 )
 def test_a_trial_may_wait_for_a_node_of_the_autoscaler(asked: dict, per_trial: tuple, slots: int, exclusive: dict):
-    found = _resources(sweep(**asked), [HEAD], lambda: KINDS)
+    found = resources_of(sweep(**asked), [HEAD], lambda: KINDS)
     assert (found.num_cpus, found.num_gpus) == per_trial
     assert (found.slots, found.exclusive) == (slots, exclusive)
     assert "16 CPUs and 8 GPUs" in found.waits_for
 
 
 def test_a_trial_waits_for_nothing_where_a_node_can_run_it():
-    found = _resources(sweep(gpus_per_trial=0), [HEAD, HEAD], lambda: pytest.fail("asked for nothing"))
+    found = resources_of(sweep(gpus_per_trial=0), [HEAD, HEAD], lambda: pytest.fail("asked for nothing"))
     assert (found.slots, found.waits_for) == (2, "")
 
 
 def test_a_trial_waits_where_nobody_knows_which_nodes_may_come():
-    found = _resources(sweep(gpus_per_trial=2), [HEAD], lambda: None)
+    found = resources_of(sweep(gpus_per_trial=2), [HEAD], lambda: None)
     assert (found.slots, found.exclusive) == (1, {"num_cpus": 1, "num_gpus": 2})
     assert "no node has the 1 CPUs and 2 GPUs of a trial" in found.waits_for
-    assert _resources(sweep(), [HEAD], lambda: None).num_gpus == 0
+    assert resources_of(sweep(), [HEAD], lambda: None).num_gpus == 0
 
 
 def test_what_neither_a_node_nor_the_autoscaler_has_is_refused():
     with pytest.raises(SweepError) as refused:
-        _resources(sweep(gpus_per_trial=9), [HEAD, HEAD], lambda: KINDS)
+        resources_of(sweep(gpus_per_trial=9), [HEAD, HEAD], lambda: KINDS)
     assert "there are: 2 x 1 CPUs and 0 GPUs;" in str(refused.value)
     assert "the autoscaler may start: 2 CPUs and 0 GPUs, 16 CPUs and 8 GPUs" in str(refused.value)
 

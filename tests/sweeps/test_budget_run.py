@@ -84,6 +84,8 @@ def test_a_budget_ends_the_search_confirm_runs_and_a_resumed_run_does_not_spend_
     print_report(results, Console(file=told, width=80))
     assert "\nCost  $" in told.getvalue()
     task = find_task(sweep.task)
-    assert read_past(tmp_path / "tiny", dataclasses.replace(going_on, budget_usd=99), task).run_s >= 11 * 3600
+    past = read_past(tmp_path / "tiny", dataclasses.replace(going_on, budget_usd=99), task)
+    assert past.run_s == pytest.approx(5 * 3600)  # without confirm
+    assert past.spent_usd >= 5 * 2 * 0.75
     with pytest.raises(SweepError, match=r"resume: .* a budget for more trials"):
         read_past(tmp_path / "tiny", going_on, task)

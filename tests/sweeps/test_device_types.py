@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from sweeps import Sweep
-from sweeps.engine.cluster import Resources, _resources
+from sweeps.engine.cluster import Resources, resources_of
 from sweeps.engine.confirm_plan import Place, find_places, lacks_arms, plan_places
 from sweeps.engine.device_types import DeviceType, only_on, resources_on
 from sweeps.engine.probe import unprobed, usable_anywhere
@@ -58,7 +58,7 @@ def test_a_device_type_has_its_own_slots_and_its_own_smallest_node():
 )
 def test_no_share_of_a_gpu_spans_two(gpus: float, slots: int):
     sweep = Sweep(name="s", task="m:f", space={}, gpus_per_trial=gpus, cpus_per_trial=0.1)
-    assert _resources(sweep, [{"CPU": 64.0, "GPU": 8.0}]).slots == slots
+    assert resources_of(sweep, [{"CPU": 64.0, "GPU": 8.0}]).slots == slots
 
 
 USABLE = {"NVIDIA H100": {"fp32": "default", "fp8-rowwise": "default"}, "NVIDIA A10G": {"fp32": "cublaslt"}}

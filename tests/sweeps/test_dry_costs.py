@@ -20,6 +20,12 @@ def costs(here: PricedNode | None, monkeypatch: pytest.MonkeyPatch, **fields: ob
     [
         (PricedNode(8, 0), {"usd_per_hour": 0.4}, "8 at once: $0.4 an hour, $0.05 for each"),
         (PricedNode(8, 0), {"usd_per_hour": 0.4, "cpus_per_trial": 3}, "2 at once: $0.3 an hour, $0.15 for each"),
+        (PricedNode(32, 4), {"usd_per_hour": 12, "gpus_per_trial": 0.3}, "12 at once: $10.80 an hour, $0.9 for"),
+        (
+            PricedNode(9, 0),
+            {"usd_per_hour": 9, "cpus_per_trial": 4, "workers_per_trial": 2},
+            "2 at once: $8.00 an hour, $4.00 for each",
+        ),
         (PricedNode(2, 0), {"usd_per_hour": 0.4, "cpus_per_trial": 2}, "1 at once: $0.4 an hour"),
         (PricedNode(32, 4), {"usd_per_hour": {"gpu": 12, "cpu": 1}}, "4 at once: $12.00 an hour, $3.00 for each"),
         (
@@ -34,6 +40,10 @@ def test_what_trials_cost_that_fill_this_machine(
 ) -> None:
     (_, said) = costs(here, monkeypatch, **fields)
     assert said.startswith(f"        on this machine {line}")
+
+
+def test_a_machine_that_no_trial_fits_on_has_no_price(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(costs(PricedNode(2, 0), monkeypatch, usd_per_hour=1, cpus_per_trial=4)) == 1
 
 
 def test_prices_and_budgets_in_words(monkeypatch: pytest.MonkeyPatch) -> None:

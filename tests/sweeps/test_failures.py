@@ -4,7 +4,7 @@ import pytest
 import ray.exceptions
 
 from sweeps import Sweep, SweepError
-from sweeps.engine.cluster import _resources
+from sweeps.engine.cluster import resources_of
 from sweeps.engine.failures import MemoryKill, died, failure
 from trainables.meeting import WorkerLost
 
@@ -55,7 +55,7 @@ NODES = [{"CPU": 16.0, "GPU": 2.0}, {"CPU": 4.0}]
     ],
 )
 def test_resources_by_hand(asked: dict, nodes: list, gpus: float, slots: int, exclusive: dict):
-    found = _resources(sweep(**asked), nodes)
+    found = resources_of(sweep(**asked), nodes)
     assert (found.num_gpus, found.slots, found.exclusive) == (gpus, slots, exclusive)
 
 
@@ -64,17 +64,17 @@ def test_resources_by_hand(asked: dict, nodes: list, gpus: float, slots: int, ex
 )
 def test_what_no_node_has_is_refused_with_what_they_have(asked: dict):
     with pytest.raises(SweepError, match="16 CPUs and 2 GPUs"):
-        _resources(sweep(**asked), NODES)
+        resources_of(sweep(**asked), NODES)
 
 
 def test_workers_that_do_not_all_fit_are_refused_and_those_that_do_may_lie_on_several_nodes():
     nodes = [{"CPU": 2.0}, {"CPU": 2.0}]
-    assert _resources(sweep(workers_per_trial=4, cpus_per_trial=4), nodes).slots == 1
+    assert resources_of(sweep(workers_per_trial=4, cpus_per_trial=4), nodes).slots == 1
     with pytest.raises(SweepError, match=r"workers_per_trial: must all fit .*2 x 2 CPUs.*'5 workers of 1 CPUs and 0"):
-        _resources(sweep(workers_per_trial=5, cpus_per_trial=5), nodes)
+        resources_of(sweep(workers_per_trial=5, cpus_per_trial=5), nodes)
     with pytest.raises(SweepError, match=r"'2 workers of 3 CPUs"):
-        _resources(sweep(workers_per_trial=2, cpus_per_trial=6), nodes)
-    waiting = _resources(sweep(workers_per_trial=5, cpus_per_trial=5), nodes, lambda: nodes[:1])
+        resources_of(sweep(workers_per_trial=2, cpus_per_trial=6), nodes)
+    waiting = resources_of(sweep(workers_per_trial=5, cpus_per_trial=5), nodes, lambda: nodes[:1])
     assert (waiting.slots, waiting.exclusive_cpus) == (1, 1.0)
     assert "5 workers of 1 CPUs" in waiting.waits_for
 

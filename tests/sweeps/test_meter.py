@@ -44,7 +44,7 @@ def test_share_times_price_times_hours(clock):
     clock.hours = 9
     meter.rests("a")
     assert meter.usd("a") == meter.spent_usd == pytest.approx(8)
-    assert meter.running == []
+    assert meter.kept() == {}
     assert meter.usd("other") is None
 
 
@@ -103,7 +103,7 @@ def test_what_nobody_knows_stays_unknown(clock):
     assert meter.usd("a") is meter.usd("b") is None
     assert meter.charge(HALF, "Xeon", ["small"], None) is None
     assert meter.charge(HALF, "Xeon", ["gone"], 3.0) is None
-    nothing = Meter(None, find=NODES.get, clock=clock, before={"a": 1.0})
+    nothing = Meter(None, find=NODES.get, clock=clock, before={"a": (1.0, 0.0)})
     nothing.begins("a", HALF)
     nothing.is_at("a", "Xeon", ["small"])
     assert nothing.usd("a") is nothing.charge(HALF, "Xeon", ["small"], 3.0) is None
@@ -112,15 +112,17 @@ def test_what_nobody_knows_stays_unknown(clock):
 
 
 def test_a_run_that_goes_on_counts_what_it_cost_before(clock):
-    meter = make(clock, before={"a": 2.5, "b": None, "c": 1.0}, run_s=7200)
-    for name in "ab":
+    before = {"a": (2.5, 0.0), "b": (None, 0.0), "c": (1.0, 0.0), "d": (1.0, 3600.0)}
+    meter = make(clock, before=before, run_s=7200, spent_usd=99)
+    for name in "abd":
         meter.begins(name, HALF)
         meter.is_at(name, "Xeon", ["small"])
     clock.hours = 1
     assert meter.usd("a") == pytest.approx(2.5 + 4)
     assert meter.usd("b") is None
     assert meter.usd("c") == 1.0
-    assert meter.spent_usd == pytest.approx(8)
+    assert meter.usd("d") == pytest.approx(1 + 4 + 4)
+    assert meter.spent_usd == pytest.approx(99 + 12)
     assert meter.run_s == pytest.approx(3 * 3600)
 
 
@@ -133,7 +135,7 @@ def test_a_run_that_has_not_reported_counts_as_the_dearest(clock):
     assert meter.hourly(2) == ""
     meter.is_at("a", "Xeon", ["small"])
     assert meter.spent_usd == pytest.approx(4 + 4)
-    assert meter.hourly(2) == ", at most $8.00 an hour"
+    assert meter.hourly(2) == "at most $8.00 an hour"
 
 
 @given(
@@ -170,9 +172,9 @@ def declare(**fields):
 
 
 def test_a_budget_is_spent_once_and_for_all(clock):
-    meter = make(clock, run_s=3600)
+    meter = make(clock, run_s=3600, spent_usd=4)
     neither = SearchBudget(declare(), meter)
-    money = SearchBudget(declare(budget_usd=10, budget_hours=9), meter, before_usd=4)
+    money = SearchBudget(declare(budget_usd=10, budget_hours=9), meter)
     hours = SearchBudget(declare(budget_usd=99, budget_hours=2.5), meter)
     meter.begins("a", HALF)
     meter.is_at("a", "Xeon", ["small"])

@@ -23,6 +23,7 @@ GPU_NODE, CPU_NODE = PricedNode(96, 8, "gpu_spot"), PricedNode(16, 0)
         ({"nvidia": 1.0, "gpu": 2.0}, A10G, GPU_NODE, 1.0),
         ({"gpu": 2.0, "cpu": 1.0}, A10G, GPU_NODE, 2.0),
         ({"GPU_spot": 5.0, "A10G": 9.0}, A10G, GPU_NODE, 5.0),
+        ({"gpu_spot": 5.0, "NVIDIA A10G": 9.0}, A10G, GPU_NODE, 5.0),  # the type says more than the whole name
         ({"A10": 1.0}, A10G, GPU_NODE, None),  # another device
         ({"A10": 1.0}, "NVIDIA A100-SXM4-80GB", GPU_NODE, None),
         ({"A100": 4.0}, "NVIDIA A100-SXM4-80GB", GPU_NODE, 4.0),
