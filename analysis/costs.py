@@ -84,7 +84,8 @@ def in_words(e: Evidence, ratio: Interval, verdict: Verdict) -> str:
     if not math.isnan(ratio.low):
         percent += f" ({_percent(ratio.low)} to {_percent(ratio.high)} %)"
     if e.delta.low > -q.margin + ROUNDING and not e.arm_failures and not e.num_unscored:
-        return f" The same {q.metric}, within {q.margin:g}, for {percent} of what training steps cost in {q.baseline}."
+        same = f"The same {q.metric}, within {q.margin:g}"
+        return f" {same}, for {percent} of the money that training steps cost in {q.baseline}."
     return f" Training steps cost {percent} of those in {q.baseline}; the same {q.metric} is not shown."
 
 

@@ -48,7 +48,7 @@ def test_money_is_told_with_the_metric_only_where_that_is_shown(tmp_path):
     shown = verdict(tmp_path / "same", *confirmed())
     assert shown["verdict"] == "PASS"
     assert shown["reason"].endswith(
-        " The same val_accuracy, within 0.01, for 41 % (41 to 41 %) of what training steps cost in fp32."
+        " The same val_accuracy, within 0.01, for 41 % (41 to 41 %) of the money that training steps cost in fp32."
     )
     unknown = " Training steps cost 41 % (41 to 41 %) of those in fp32; the same val_accuracy is not shown."
     lost = verdict(tmp_path / "lost", *confirmed(lost=0.05))
@@ -59,7 +59,7 @@ def test_money_is_told_with_the_metric_only_where_that_is_shown(tmp_path):
     assert open_one["reason"].endswith(unknown)
     slow = verdict(tmp_path / "slow", *confirmed(arm_ms=22.0))
     assert slow["verdict"] == "FAIL"
-    assert slow["reason"].endswith(" 110 % (110 to 110 %) of what training steps cost in fp32.")
+    assert slow["reason"].endswith(" 110 % (110 to 110 %) of the money that training steps cost in fp32.")
 
 
 def test_an_arm_that_failed_is_never_called_the_same(tmp_path):
