@@ -143,11 +143,15 @@ def within(seconds: float, condition: Callable[[], Any]) -> Any:
 
 
 def ended_runs(folder: Path, results: Results) -> list[Run]:
-    """All runs, once each trial's has ended; they may do so a little after the sweep."""
-    names = {*launched(results)["trial_id"], "summary"}
-    return within(
-        60, lambda: {r.name for r in read_runs(folder) if r.exit_code is not None} >= names and read_runs(folder)
-    )
+    """All runs, once each has ended as its trial did; they may do so a little after the sweep."""
+    trials = launched(results).set_index("trial_id")["status"].to_dict() | {"summary": "completed"}
+
+    def ended() -> list[Run] | None:
+        runs = read_runs(folder)  # the last part of a run says how it ended
+        ends = {run.name: run.summary.get("status") for run in runs if run.exit_code is not None}
+        return runs if ends == trials else None
+
+    return within(60, ended)
 
 
 def launched(results: Results) -> pd.DataFrame:
@@ -243,8 +247,8 @@ def test_a_trial_that_goes_on_after_its_process_died_goes_on_with_its_run(
     check_against(results, runs)
     assert len({each.run_id for each in runs}) == 4  # the trials' and the summary
     lost = launched(results).iloc[2]
-    within(60, lambda: last_reason(tmp_path / "dies", lost.trial_id) == lost.status_reason)
+    within(60, lambda: lost.status_reason in reasons(tmp_path / "dies", lost.trial_id))
 
 
-def last_reason(folder: Path, name: str) -> str | None:
-    return [run.summary.get("status_reason") for run in read_runs(folder) if run.name == name][-1]
+def reasons(folder: Path, name: str) -> list[str | None]:
+    return [run.summary.get("status_reason") for run in read_runs(folder) if run.name == name]
