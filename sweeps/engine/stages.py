@@ -90,8 +90,7 @@ def run(sweep: Sweep, console: Console | None = None) -> "Results":
     from analysis import load  # pandas, which nothing before needs
 
     results = load(home.place)
-    if tracking is not None:
-        recorder.warn(summarize(sweep, tracking, results))
+    recorder.warn(summarize(sweep, tracking, results))
     return results
 
 

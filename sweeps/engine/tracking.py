@@ -107,12 +107,12 @@ def tell_end(spec: Mapping[str, Any], status: str, reason: str | None) -> None:
         track(TrialSpec.from_dict(spec)).end(status, reason)
 
 
-def summarize(sweep: "Sweep", tracking: Tracking, results: "Results") -> str | None:
+def summarize(sweep: "Sweep", tracking: Tracking | None, results: "Results") -> str | None:
     """Puts the sweep's declaration and verdicts into a run of their own, in the same group as the trials' runs.
 
     Args:
         sweep: the declaration.
-        tracking: of the stage ``summary``.
+        tracking: of the stage ``summary``; ``None`` where there is none.
         results: of the sweep.
 
     Returns:
@@ -120,6 +120,8 @@ def summarize(sweep: "Sweep", tracking: Tracking, results: "Results") -> str | N
     """
     from trainables.tracked import Tracked
 
+    if tracking is None:
+        return None
     declared = {name: value for name, value in sweep.to_json().items() if value is not None and name != "stage"}
     tracked = Tracked(tracking, "summary", declared)
     if len(results.verdicts):
