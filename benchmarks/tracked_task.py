@@ -88,7 +88,7 @@ def _end(which: int) -> None:
     assert courier is not None
     folder = Path(os.environ.get("WANDB_DIR") or courier.tracking.folder)
     deadline = time.monotonic() + REACTION_S
-    while not any(folder.glob(f"wandb/*run-*-{courier.tracking.group}-{_current}/*.wandb")):
+    while not any(folder.glob(f"wandb/*run-*-{courier.tracking.group}-*-{_current}/*.wandb")):
         assert time.monotonic() < deadline, f"no run of {_current} in {folder}"
         time.sleep(0.01)
     courier._hear()

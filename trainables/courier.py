@@ -54,7 +54,7 @@ class Courier:
             # Its own session, so that what is sent to this process's group, such as Ctrl-C, does not reach it; and
             # nothing of this process's output, or who reads that would wait for the process as well.
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "trainables.adapters.track"],
+                [sys.executable, "-m", "trainables.adapters.track", tracking.directory],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

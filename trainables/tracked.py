@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from trainables.courier import PATIENCE_S, Courier
-from trainables.tracking import TrackedRun, Tracking, end_figures, report_row, tracked_run
+from trainables.tracking import RESOURCES, TrackedRun, Tracking, end_figures, report_row, tracked_run
 
 if TYPE_CHECKING:
     from trainables.report import TrialReport
@@ -117,7 +117,7 @@ class Tracked:
 def track(spec: "TrialSpec") -> Tracked:
     """A trial as trackers see it."""
     own = {"trial_id": spec.trial_id, "precision": spec.precision, "seed": spec.seed, "task": spec.task.name}
-    resources = {name: getattr(spec, name) for name in ("num_cpus", "num_gpus", "num_workers")}
+    resources = {name: getattr(spec, name) for name in RESOURCES}
     return Tracked(spec.tracking, spec.trial_id, spec.config, **own, **resources)
 
 

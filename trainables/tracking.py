@@ -2,8 +2,9 @@
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -14,6 +15,9 @@ LIBRARIES = {"wandb": "wandb", "mlflow": "mlflow", "tensorboard": "tensorboardX"
 
 LONGEST_ID = 64
 """Letters of a run's id; W&B takes up to 128."""
+
+RESOURCES = ("num_cpus", "num_gpus", "num_workers")
+"""What a trial's run is told of its resources, with others of which it may go on."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,10 @@ class Tracking:
         folder: of the sweep's run, for what the libraries write into files.
         environment: variables that the libraries read, such as ``WANDB_MODE``, as the driver has them. Keys of servers
             may be among them, so they appear nowhere.
+        token: tells the sweep's run from others of its name, which may go to the same project.
+        directory: the driver's, where paths in the environment start.
+        store: URL of the sweep's run in an object store, for the files; ``None`` where the folder is all there is. It
+            may have keys, too.
     """
 
     trackers: tuple[str, ...]
@@ -36,6 +44,9 @@ class Tracking:
     stage: str
     folder: str
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    token: str = ""
+    directory: str = ""
+    store: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -45,7 +56,7 @@ class TrackedRun:
     Args:
         run_id: the same whenever the run goes on, and of no other run.
         name: the trial's id, or what else the run is.
-        project, group, stage, folder: as of :class:`Tracking`.
+        project, group, stage, folder, store: as of :class:`Tracking`.
         config: hyperparameters, precision, seed and where the trial belongs; numbers and texts.
     """
 
@@ -56,6 +67,7 @@ class TrackedRun:
     stage: str
     folder: str
     config: Mapping[str, Any]
+    store: str | None = field(default=None, repr=False)
 
 
 class Tracker(Protocol):
@@ -81,6 +93,9 @@ class Tracker(Protocol):
             figures: of the run as a whole, by name.
         """
 
+    def files(self) -> Iterable[Path]:
+        """The files of a finished run, as far as it has any: those that no server has."""
+
 
 def tracked_run(tracking: Tracking, name: str, config: Mapping[str, Any], **own: Any) -> TrackedRun:
     """A run of a sweep.
@@ -94,7 +109,8 @@ def tracked_run(tracking: Tracking, name: str, config: Mapping[str, Any], **own:
     own = {**own, "sweep": tracking.group, "stage": tracking.stage}
     told = {(f"config/{key}" if key in own else key): value for key, value in config.items()}
     where = (tracking.project, tracking.group, tracking.stage, tracking.folder)
-    return TrackedRun(run_id(tracking.group, name), name, *where, {**told, **own})
+    group = f"{tracking.group}-{tracking.token}" if tracking.token else tracking.group
+    return TrackedRun(run_id(group, name), name, *where, {**told, **own}, tracking.store)
 
 
 def run_id(group: str, name: str) -> str:
@@ -137,8 +153,11 @@ def report_row(report: "TrialReport") -> dict[str, Any]:
 
 
 def end_figures(report: "TrialReport | None", status: str, reason: str | None) -> dict[str, Any]:
-    """What trackers are told of a trial as a whole, at its end."""
-    figures: dict[str, Any] = {"status": status, "status_reason": reason}
+    """What trackers are told of a trial as a whole, at its end.
+
+    Without a reason an empty one takes the place of that of a former end, as of a trial that was lost and has gone on.
+    """
+    figures: dict[str, Any] = {"status": status, "status_reason": reason or ""}
     if report is not None:
         names = ("wall_s", "applied_steps", "route", "compiled", "device", "node", "init_digest", "data_digest")
         figures |= {name: getattr(report, name) for name in names}

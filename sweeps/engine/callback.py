@@ -13,6 +13,7 @@ from sweeps.engine.endings import Endings
 from sweeps.engine.failures import failure
 from sweeps.engine.recorder import Recorder
 from sweeps.engine.search_budget import SearchBudget
+from sweeps.engine.tracking import tell_end
 from sweeps.search.plan import PlannedTrial, with_config
 from sweeps.search.population import DONOR
 from sweeps.search.searchers import Search
@@ -108,6 +109,7 @@ class JournalCallback(tune.Callback):
         """A trial's process died."""
         status, reason = failure(_error_of(trial))
         self._ended(trial, self._last.pop(trial.config["spec"]["trial_id"], None), status, reason)
+        tell_end(trial.config["spec"], status, reason)
 
     def _ended(self, trial: Trial, report: Mapping[str, Any] | None, status: Status, reason: str | None) -> None:
         spec = trial.config["spec"]

@@ -19,7 +19,7 @@ from sweeps.engine.endings import Endings
 from sweeps.engine.recorder import KEEP_COSTS_EVERY_S, Recorder
 from sweeps.engine.remote import Streams
 from sweeps.engine.sweep import Sweep
-from sweeps.engine.tracking import tracking_of
+from sweeps.engine.tracking import tell_end, tracking_of
 from sweeps.search.plan import PlannedTrial
 from trainables.loading import TaskSource
 from trainables.meeting import Meeting
@@ -115,7 +115,9 @@ class Confirmation:
         from sweeps.engine.failures import failure
 
         self._start_unless_started(trial)
-        self._endings.record(trial.trial_id, trial.precision, self._last.get(trial.trial_id), *failure(error))
+        status, reason = failure(error)
+        self._endings.record(trial.trial_id, trial.precision, self._last.get(trial.trial_id), status, reason)
+        tell_end(self._job(trial), status, reason)
 
     def _take(self, trial: PlannedTrial, report: Mapping[str, Any] | None, node_ids: Sequence[str]) -> None:
         """Takes what an attempt of a trial says: that it has begun, of which nobody else knows, and each report."""

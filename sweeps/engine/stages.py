@@ -25,7 +25,7 @@ from sweeps.engine.search_budget import SearchBudget
 from sweeps.engine.shared import check_shared
 from sweeps.engine.source import find_source
 from sweeps.engine.sweep import Sweep, SweepError
-from sweeps.engine.tracking import check_installed, summarize
+from sweeps.engine.tracking import check_installed, summarize, tracking_of
 from sweeps.engine.unfinished import find_run
 from sweeps.search.checks import Unfinished
 from sweeps.search.plan import PlannedTrial, check_points, plan_left_out, preview
@@ -86,11 +86,11 @@ def run(sweep: Sweep, console: Console | None = None) -> "Results":
             if resources.waits_for:
                 progress.say(f"cluster {resources.waits_for}")
             this.stages(resources)
+        tracking = tracking_of(sweep, home.folder, "summary")
     from analysis import load  # pandas, which nothing before needs
 
     results = load(home.place)
-    if sweep.track:
-        recorder.warn(summarize(sweep, home.folder, results))
+    recorder.warn(summarize(sweep, tracking, results))
     return results
 
 

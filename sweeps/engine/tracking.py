@@ -1,14 +1,17 @@
 """Trackers such as W&B: which a sweep has, what its trials are told of them, and the sweep's own run there."""
 
+import hashlib
 import importlib.util
 import math
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis.schema import JOURNAL_DIR
 from sweeps.search.checks import one_of, refuse, text
-from trainables.storage import is_url
+from trainables.storage import Url, is_url
 from trainables.tracking import LIBRARIES, Tracking
 
 if TYPE_CHECKING:
@@ -19,6 +22,9 @@ if TYPE_CHECKING:
 
 ENVIRONMENT = ("WANDB_", "MLFLOW_")
 """How names of variables begin that trackers read; workers of a running cluster do not have the driver's own."""
+
+NOT_IN_PROJECTS = "/\\#?%:"
+"""What W&B refuses in a project's name."""
 
 PACKAGES = {"wandb": "wandb", "mlflow": "ampsweep[mlflow]", "tensorboard": "ampsweep[tensorboard]"}
 """What to install for a tracker."""
@@ -40,7 +46,7 @@ def check_tracking(sweep: "Sweep") -> dict[str, object]:
         refuse("track", "must name each tracker once", ",".join(names), "remove the duplicates")
     if project is not None:
         text("wandb_project", project, "name a project of W&B's, or leave it out")
-        if bad := sorted(set(project) & set("/\\#?%:")):
+        if bad := sorted(set(project) & set(NOT_IN_PROJECTS)):
             refuse("wandb_project", f"must not have {' '.join(bad)} in it", project, "name it by letters and hyphens")
         names = ("wandb", *(name for name in names if name != "wandb"))
     return {"track": tuple(names)}
@@ -53,7 +59,8 @@ def check_installed(sweep: "Sweep") -> None:
         SweepError: one is not.
     """
     for name in sweep.track:
-        if importlib.util.find_spec(LIBRARIES[name]) is None:
+        found = importlib.util.find_spec(LIBRARIES[name])
+        if found is None or found.origin is None:  # without an origin it is a folder of that name, as W&B makes one
             condition = f"needs the package {LIBRARIES[name]}, which is not installed"
             refuse("track", condition, name, f'pip install "{PACKAGES[name]}", or leave it out')
 
@@ -63,26 +70,56 @@ def tracking_of(sweep: "Sweep", folder: Path, stage: str) -> Tracking | None:
 
     Args:
         sweep: the declaration.
-        folder: of the run.
+        folder: of the run, whose journal has begun.
         stage: ``search``, ``confirm`` or ``summary``.
     """
     if not sweep.track:
         return None
     own = {name: value for name, value in os.environ.items() if name.startswith(ENVIRONMENT)}
-    kept_in = folder if not is_url(sweep.storage) else Path("runs") / folder.name  # the libraries write on a disk
-    project = sweep.wandb_project or os.environ.get("WANDB_PROJECT") or sweep.name
-    return Tracking(sweep.track, project, folder.name, stage, str(kept_in.resolve()), own)
+    store = (Url(sweep.storage) / folder.name).text if is_url(sweep.storage) else None
+    kept_in = folder if store is None else Path("runs") / folder.name  # the libraries write on a disk
+    project = sweep.wandb_project or os.environ.get("WANDB_PROJECT") or _as_project(sweep.name)
+    where = (project, folder.name, stage, str(kept_in.resolve()), own)
+    return Tracking(sweep.track, *where, token_of(folder), os.getcwd(), store)
 
 
-def summarize(sweep: "Sweep", folder: Path, results: "Results") -> str | None:
+def _as_project(name: str) -> str:
+    return re.sub(f"[{re.escape(NOT_IN_PROJECTS)}]", "-", name)
+
+
+def token_of(folder: Path) -> str:
+    """What tells a run from others of its name: its first journal is named by its beginning and its driver."""
+    first = min((file.name for file in (folder / JOURNAL_DIR).glob("*.jsonl")), default="")
+    return hashlib.sha256(first.rpartition("-")[0].encode()).hexdigest()[:6]
+
+
+def tell_end(spec: Mapping[str, Any], status: str, reason: str | None) -> None:
+    """Tells trackers how a trial ended whose own process went away and could not.
+
+    Args:
+        spec: the fields of its :class:`trainables.spec.TrialSpec`.
+        status, reason: as in the results.
+    """
+    if spec.get("tracking") is not None:
+        from trainables.spec import TrialSpec
+        from trainables.tracked import track
+
+        track(TrialSpec.from_dict(spec)).end(status, reason)
+
+
+def summarize(sweep: "Sweep", tracking: Tracking | None, results: "Results") -> str | None:
     """Puts the sweep's declaration and verdicts into a run of their own, in the same group as the trials' runs.
+
+    Args:
+        sweep: the declaration.
+        tracking: of the stage ``summary``; ``None`` where there is none.
+        results: of the sweep.
 
     Returns:
         what went wrong with the trackers; ``None`` where nothing did.
     """
     from trainables.tracked import Tracked
 
-    tracking = tracking_of(sweep, folder, "summary")
     if tracking is None:
         return None
     declared = {name: value for name, value in sweep.to_json().items() if value is not None and name != "stage"}
@@ -92,7 +129,7 @@ def summarize(sweep: "Sweep", folder: Path, results: "Results") -> str | None:
     tracked.end("completed")
     has_all = tracked.wait()
     tracked.leave()
-    late = f"{', '.join(sweep.track)}: not done in time; goes on for a minute, and W&B's files stay in {folder}"
+    late = f"{', '.join(sweep.track)}: not done in time; goes on for a minute; files stay in {tracking.folder}"
     return tracked.news() or (None if has_all else late)
 
 

@@ -1,5 +1,6 @@
 """Sweeps with trackers: a run for every trial, with all that the results' history has."""
 
+import dataclasses
 import importlib.util
 import json
 import subprocess
@@ -15,7 +16,8 @@ from wandb_files import Run, read_runs
 
 from analysis import Results
 from sweeps import Confirm, Sweep, SweepError, choice, loguniform, run
-from sweeps.engine.tracking import as_table, check_installed, tracking_of
+from sweeps.engine.tracking import as_table, check_installed, token_of, tracking_of
+from trainables.tracking import LIBRARIES
 
 HERE = Path(__file__).parent
 AMPSWEEP = str(Path(sys.executable).parent / "ampsweep")
@@ -65,7 +67,35 @@ def test_trials_are_told_the_drivers_settings(tmp_path: Path, monkeypatch: pytes
     monkeypatch.delenv("WANDB_PROJECT", raising=False)
     of_sweep = tracking_of(declared(track=("wandb",)), tmp_path, "search")
     assert of_sweep is not None
-    assert of_sweep.project == "s"
+    assert (of_sweep.project, of_sweep.directory, of_sweep.store) == ("s", str(Path.cwd()), None)
+
+
+def test_a_sweep_in_a_store_tells_trackers_of_it_and_shows_no_keys(tmp_path: Path) -> None:
+    sweep = declared(track=("wandb",), storage="s3://key:hidden@bucket/sweeps?scheme=http")
+    told = tracking_of(sweep, tmp_path / "first", "search")
+    assert told is not None
+    assert told.store == "s3://key:hidden@bucket/sweeps/first?scheme=http"
+    assert told.folder == str(Path("runs/first").resolve())
+    assert "hidden" not in repr(told)
+
+
+def test_a_sweep_s_name_becomes_a_project_that_w_and_b_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_PROJECT", raising=False)
+    told = tracking_of(dataclasses.replace(declared(track=("wandb",)), name="a:b #1?"), tmp_path, "search")
+    assert told is not None
+    assert told.project == "a-b -1-"
+
+
+def test_a_run_keeps_its_token_and_another_of_its_name_has_its_own(tmp_path: Path) -> None:
+    for folder, writers in (("a", ["20261129T101500-7"]), ("b", ["20261129T101501-7"])):
+        (tmp_path / folder / "journal").mkdir(parents=True)
+        for writer in writers:
+            (tmp_path / folder / "journal" / f"{writer}-0.jsonl").touch()
+    token = token_of(tmp_path / "a")
+    assert token != token_of(tmp_path / "b")
+    (tmp_path / "a" / "journal" / "20261129T101500-7-1.jsonl").touch()  # as in an object store
+    (tmp_path / "a" / "journal" / "20261130T090000-9-0.jsonl").touch()  # of the driver that goes on
+    assert token_of(tmp_path / "a") == token
 
 
 def test_a_table_is_plain_data() -> None:
@@ -91,6 +121,14 @@ def test_a_library_that_is_not_installed_is_one_line_and_nothing_starts(tmp_path
     )
 
 
+def test_a_folder_of_a_library_s_name_is_not_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a_library").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(LIBRARIES, "mlflow", "a_library")
+    with pytest.raises(SweepError, match="needs the package a_library, which is not installed"):
+        check_installed(declared(track=("mlflow",)))
+
+
 def test_what_is_installed_is_not_refused() -> None:
     assert importlib.util.find_spec("tensorboardX") is not None  # Ray Tune needs it
     check_installed(declared(track=("wandb", "tensorboard")))
@@ -105,11 +143,15 @@ def within(seconds: float, condition: Callable[[], Any]) -> Any:
 
 
 def ended_runs(folder: Path, results: Results) -> list[Run]:
-    """All runs, once each trial's has ended; they may do so a little after the sweep."""
-    names = {*launched(results)["trial_id"], "summary"}
-    return within(
-        60, lambda: {r.name for r in read_runs(folder) if r.exit_code is not None} >= names and read_runs(folder)
-    )
+    """All runs, once each has ended as its trial did; they may do so a little after the sweep."""
+    trials = launched(results).set_index("trial_id")["status"].to_dict() | {"summary": "completed"}
+
+    def ended() -> list[Run] | None:
+        runs = read_runs(folder)  # the last part of a run says how it ended
+        ends = {run.name: run.summary.get("status") for run in runs if run.exit_code is not None}
+        return runs if ends == trials else None
+
+    return within(60, ended)
 
 
 def launched(results: Results) -> pd.DataFrame:
@@ -167,7 +209,7 @@ def test_every_trial_of_a_sweep_is_a_run(ray_address: str, tmp_path: Path, offli
         assert (own.stage, own.config["precision"], own.config["seed"]) == (trial.stage, trial.precision, trial.seed)
         assert own.config["learning_rate"] == trial["config/learning_rate"]
         assert own.summary["status"] == trial.status
-        assert own.summary.get("status_reason") == (trial.status_reason if trial.status == "pruned" else None)
+        assert own.summary["status_reason"] == (trial.status_reason if trial.status == "pruned" else "")
         assert own.exit_code == 0
         assert own.history[-1]["peak_memory_bytes"] == trial.peak_memory_bytes
         assert own.history[-1]["amp/effective_precision"] == trial.effective_precision
@@ -185,10 +227,10 @@ def test_a_trial_that_goes_on_after_its_process_died_goes_on_with_its_run(
     sweep = Sweep(
         name="dies",
         task=f"{HERE / 'tasks_that_fail.py'}:build",
-        space={"fault": choice(["none", "kill once"]), "marker": str(tmp_path / "killed")},
+        space={"fault": choice(["none", "kill once", "kill"]), "marker": str(tmp_path / "killed")},
         precisions=("fp32",),
         searcher="grid",
-        num_trials=2,
+        num_trials=3,
         max_epochs=4,
         checkpoint_every_s=0,
         scheduler="fifo",
@@ -200,7 +242,13 @@ def test_a_trial_that_goes_on_after_its_process_died_goes_on_with_its_run(
     )
     results = run(sweep)
     assert (tmp_path / "killed").exists()
-    assert list(launched(results)["status"]) == ["completed"] * 2
+    assert list(launched(results)["status"]) == ["completed", "completed", "lost"]
     runs = ended_runs(tmp_path / "dies", results)
     check_against(results, runs)
-    assert len({each.run_id for each in runs}) == 3  # the trials' and the summary
+    assert len({each.run_id for each in runs}) == 4  # the trials' and the summary
+    lost = launched(results).iloc[2]
+    within(60, lambda: lost.status_reason in reasons(tmp_path / "dies", lost.trial_id))
+
+
+def reasons(folder: Path, name: str) -> list[str | None]:
+    return [run.summary.get("status_reason") for run in read_runs(folder) if run.name == name]

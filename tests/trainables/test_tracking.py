@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trackers import family, report, reports_of, steps_of, tracking, within
+from trackers import events_of, family, report, reports_of, steps_of, tracking, within
 from wandb_files import read_runs
 
 from trainables import tracked as client
@@ -128,8 +128,7 @@ def test_a_trial_that_goes_on_in_another_process_goes_on_with_its_run(
     second.wait()
     assert again in ([4, 8, 12, 16], [4, 8, 12, 12, 16])
     within(30, lambda: steps_of(read_runs(tmp_path)) == [4, 8, 12, 16])
-    runs = read_runs(tmp_path)
-    assert [run.run_id for run in runs] == ["sweep-t"] * 2
+    assert [run.run_id for run in read_runs(tmp_path)] == ["sweep-t"] * 2
 
 
 def test_a_trial_that_goes_on_with_other_hyperparameters_reports_anew(outbox: Callable[[], Outbox], tmp_path: Path):
@@ -139,20 +138,6 @@ def test_a_trial_that_goes_on_with_other_hyperparameters_reports_anew(outbox: Ca
         tracked.end("running")
         tracked.wait()
     within(30, lambda: steps_of(read_runs(tmp_path)) == [1, 2, 3, 1, 2, 3])
-
-
-def events_of(folder: Path) -> list[Any]:
-    """The events that TensorBoard's files hold: records of length, checksum, data, checksum."""
-    from tensorboardX.proto.event_pb2 import Event
-
-    found = []
-    for file in sorted(folder.glob("events.out.*")):
-        data, position = file.read_bytes(), 0
-        while position < len(data):
-            length = int.from_bytes(data[position : position + 8], "little")
-            found.append(Event.FromString(data[position + 12 : position + 12 + length]))
-            position += 16 + length
-    return found
 
 
 def test_tensorboard_gets_every_report_as_points_of_curves(outbox: Any, tmp_path: Path):

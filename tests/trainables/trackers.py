@@ -98,3 +98,17 @@ def wait_of(tracked: Tracked, seconds: float = PATIENCE_S) -> tuple[float, str |
 
 def steps_of(runs: list[Run]) -> list[int]:
     return [row["step"] for run in runs for row in run.history]
+
+
+def events_of(folder: Path) -> list[Any]:
+    """The events that TensorBoard's files hold: records of length, checksum, data, checksum."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    found = []
+    for file in sorted(folder.glob("events.out.*")):
+        data, position = file.read_bytes(), 0
+        while position < len(data):
+            length = int.from_bytes(data[position : position + 8], "little")
+            found.append(Event.FromString(data[position + 12 : position + 12 + length]))
+            position += 16 + length
+    return found

@@ -4,17 +4,18 @@ Every run has a thread for each of its trackers, so that one whose library hangs
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import queue
+import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
+from trainables.mark import Mark, copy_up
 from trainables.text import one_line
 from trainables.tracked import LOST
 from trainables.tracking import TrackedRun, Tracker
@@ -22,70 +23,10 @@ from trainables.tracking import TrackedRun, Tracker
 LINGER_S = 60.0
 """How long the process goes on once nobody sends any more."""
 
-OTHERS_S = 30.0
-"""How long a run waits for another process that is still at work on it."""
-
 YIELDS = 10
 """By how much nicer this process and the libraries' own are than the trial, which needs the processors more."""
 
-LARGEST_MARK = 2**20
-"""Bytes."""
-
 Answer = Callable[[dict[str, Any]], None]
-
-
-class Mark:
-    """Which reports of a run a tracker has had, so that a run that goes on elsewhere sends none of them twice.
-
-    One process at a time has a run's mark: where a trial goes on elsewhere, the process that it had before may still be
-    at work on what it was sent. On a machine that does not see the folder there is no mark, and a resumed run may have
-    some reports twice.
-
-    Args:
-        tracker: its name.
-        run: the run; with other hyperparameters, as after a copy from another trial, all its reports are new.
-    """
-
-    def __init__(self, tracker: str, run: TrackedRun) -> None:
-        self._config = json.loads(json.dumps(run.config, default=str))
-        self._step, self._file = -1, None
-        with contextlib.suppress(OSError):
-            folder = Path(run.folder) / "tracking"
-            folder.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(folder / f"{run.run_id}.{tracker}.json", os.O_RDWR | os.O_CREAT, 0o644)
-            self._lock(self._file)
-            with contextlib.suppress(ValueError, KeyError, TypeError):
-                kept = json.loads(os.pread(self._file, LARGEST_MARK, 0))
-                self._step = int(kept["step"]) if kept["config"] == self._config else -1
-
-    @staticmethod
-    def _lock(file: int) -> None:
-        """Waits for another process to be done with the run, but not for ever."""
-        deadline = time.monotonic() + OTHERS_S
-        while time.monotonic() < deadline:
-            with contextlib.suppress(BlockingIOError):
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            time.sleep(0.1)
-
-    def is_new(self, row: dict[str, Any]) -> bool:
-        """Whether a report is further than all that the tracker has had."""
-        return bool(row["step"] > self._step)
-
-    def keep(self, row: dict[str, Any]) -> None:
-        """Takes note that the tracker has a report."""
-        self._step = row["step"]
-        if self._file is not None:
-            told = json.dumps({"step": self._step, "config": self._config}).encode()
-            with contextlib.suppress(OSError):  # a full disk costs rows that are sent twice, no more
-                os.pwrite(self._file, told, 0)
-                os.ftruncate(self._file, len(told))
-
-    def release(self) -> None:
-        """Lets another process have the run."""
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
 
 
 class Clerk(threading.Thread):
@@ -111,6 +52,8 @@ class Clerk(threading.Thread):
             self._mark = Mark(self._tracker, self._run)
             for message in self._begun():
                 self._hand_over(message, self._mark)
+            if self._run.store is not None:
+                self._copy_up(self._run.store, self._mark)
         except BaseException as error:  # SystemExit, too: libraries have been seen to raise it
             what = f"{type(error).__name__}: {one_line(str(error))[:300]}"
             self._warn(f"{what}; the run is not tracked there any further, and the sweep goes on")
@@ -119,6 +62,14 @@ class Clerk(threading.Thread):
                 self._mark.release()
             self.is_done = True
             self._done()
+
+    def _copy_up(self, store: str, mark: Mark) -> None:
+        """Has the object store have what lies on this disk, which may go with the machine."""
+        folder = self._run.folder
+        try:
+            copy_up([*self._to.files(), *mark.files()], folder, store)
+        except (OSError, ValueError) as error:
+            self._warn(f"files stay in {folder} on {socket.gethostname()} ({one_line(str(error))[:300]})")
 
     def _warn(self, what: str) -> None:
         self._answer({"warning": f"{self._tracker}: {what}"})
@@ -194,6 +145,8 @@ def main() -> None:
     if os.fork():
         os._exit(0)  # Ray ends the children of a worker that ends; this process is nobody's child
     os.nice(YIELDS)
+    with contextlib.suppress(OSError):  # a machine that does not have the driver's directory
+        os.chdir(sys.argv[1] or ".")
     commands, answers = own_pipes()
     lock = threading.Lock()
 

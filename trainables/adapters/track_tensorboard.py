@@ -2,7 +2,9 @@
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from trainables.tracking import TrackedRun
@@ -21,7 +23,9 @@ class RunTracker:
 
     def start(self, run: TrackedRun) -> None:
         """Begins a further file in the run's folder."""
-        self._writer = SummaryWriter(f"{run.folder}{os.sep}tensorboard{os.sep}{run.name}", write_to_disk=True)
+        folder = f"{run.folder}{os.sep}tensorboard{os.sep}{run.name}"
+        # By itself the file is named by the second, and would take the place of one that was begun in the same.
+        self._writer = SummaryWriter(folder, write_to_disk=True, filename_suffix=f".{time.time_ns()}")
         self._writer.add_text("config", markdown(("name", "value"), list(run.config.items())), 0)
         self._writer.flush()
 
@@ -43,6 +47,10 @@ class RunTracker:
         """Writes the figures as a table, and closes the file."""
         self._writer.add_text("end", markdown(("name", "value"), list(figures.items())), self._step)
         self._writer.close()
+
+    def files(self) -> Iterable[Path]:
+        """The event files, with those that others of the run's processes have left here."""
+        return Path(self._writer.logdir).glob("events.out.*")
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -32,7 +32,7 @@ class RunTracker:
 
     _keeps: ClassVar[bool] = False
     _run: Any
-    _service: Any
+    _service: Any = None
     _of: TrackedRun
     _has_lost_one = False
 
@@ -59,12 +59,13 @@ class RunTracker:
             silent=True,
             console="off",
             disable_git=True,
-            init_timeout=float(os.environ.get("WANDB_INIT_TIMEOUT") or INIT_S),
             reinit="create_new",
             x_disable_stats=True,  # of this process, which says nothing of the trial's
         )
         told: dict[str, Any] = {"project": of.project, "group": of.group, "job_type": of.stage, "name": of.name}
         told["mode"] = mode
+        if not os.environ.get("WANDB_INIT_TIMEOUT"):
+            settings.init_timeout = INIT_S
         self._service = wandb.setup()
         self._run = wandb.init(**told, id=of.run_id, dir=folder, resume="allow", settings=settings)
         self._run.config.update(dict(of.config), allow_val_change=True)
@@ -92,6 +93,11 @@ class RunTracker:
         """Puts the figures into the run's summary, and ends it."""
         self._in_spite_of_a_death(lambda: self._run.summary.update(dict(figures)))
         self._in_spite_of_a_death(lambda: self._run.finish(exit_code=0 if status in GOOD else 1))
+
+    def files(self) -> Iterable[Path]:
+        """The files of the run's parts that are kept for ``wandb sync``."""
+        parts = Path(_folder(self._of)).glob(f"wandb/offline-run-*-{self._of.run_id}")
+        return [file for part in parts for file in part.rglob("*") if file.is_file()]
 
     def _in_spite_of_a_death(self, act: Callable[[], object]) -> None:
         """Acts, and once more, in a further part of the run, where W&B's own process turns out to be dead."""
