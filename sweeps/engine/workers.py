@@ -16,12 +16,14 @@ from ray.air.execution.resources.request import ResourceRequest
 from ray.tune import PlacementGroupFactory
 
 from sweeps.engine.cluster import Resources
+from sweeps.engine.failures import MAX_NODES, node_went
 from sweeps.engine.remote import group_of
 from sweeps.search.checks import Unfinished
 from trainables.adapters.ray_tune import TuneTrial
 
 MOST_FAILED = 3
-"""Workers that may die while they start, before the sweep gives up."""
+"""Workers that may die while they start, before the sweep gives up; those that went with their node are not counted,
+unless as many as fill the cluster :data:`~sweeps.engine.failures.MAX_NODES` times do before one starts."""
 
 
 class Workers:
@@ -47,7 +49,7 @@ class Workers:
         self.manager = RayActorManager(self._groups)
         self.started: list[TrackedActor] = []
         self._remote = ray.remote(trainable)
-        self._num_failed = 0
+        self._num_failed = self._num_gone = 0
 
     def start(self, count: int) -> None:
         """Has at least that many workers start, without waiting for them."""
@@ -70,25 +72,39 @@ class Workers:
         self._groups.drop_spares()
 
     def _add(self) -> None:
-        self.manager.add_actor(self._remote, {}, self.request, on_start=self.started.append, on_error=self._failed)
+        self.manager.add_actor(self._remote, {}, self.request, on_start=self._has_started, on_error=self._failed)
+
+    def _has_started(self, worker: TrackedActor) -> None:
+        self._num_gone = 0
+        self.started.append(worker)
 
     def _failed(self, worker: TrackedActor, error: Exception) -> None:
-        self._num_failed += 1
-        if self._num_failed >= MOST_FAILED:
+        with_node = node_went(error)
+        self._num_gone, self._num_failed = self._num_gone + with_node, self._num_failed + (not with_node)
+        if self._num_failed >= MOST_FAILED or self._num_gone > MAX_NODES * self._resources.slots:
             *_, why = str(error).strip().splitlines() or [type(error).__name__]  # the last line of what Ray shows
-            remedy = "mend what ended them, and --resume goes on"
-            raise Unfinished(f"workers: must start, got {self._num_failed} that died ({why[:300]}); {remedy}")
+            number, remedy = max(self._num_failed, self._num_gone), "mend what ended them, and --resume goes on"
+            raise Unfinished(f"workers: must start, got {number} that died ({why[:300]}); {remedy}")
         self._add()
 
     def first(self) -> Any:
         """The handle of one that has started; waits until none is starting, which would disturb what it measures.
 
+        One that has died since, as all on a node do that went away, is replaced.
+
         Raises:
-            Unfinished: they die instead.
+            Unfinished: they die while they start.
         """
-        while len(self.started) < max(1, self.manager.num_live_actors):
-            self.manager.next(timeout=1)
-        return self.manager._live_actors_to_ray_actors_resources[self.started[0]][0]
+        while True:
+            while len(self.started) < max(1, self.manager.num_live_actors):
+                self.manager.next(timeout=1)
+            worker = self.manager._live_actors_to_ray_actors_resources[self.started[0]][0]
+            try:
+                ray.get(worker.__ray_ready__.remote())
+            except ray.exceptions.RayError:
+                self.replace_first()
+            else:
+                return worker
 
     def replace_first(self) -> None:
         """Takes another worker for the one that :meth:`first` gives, which has died."""
