@@ -41,7 +41,7 @@ def find_places(types: Sequence[DeviceType], usable: Usable, resources: Resource
     return [
         Place(each.name, resources_on(each, types, resources), usable[each.name])
         for each in types
-        if each.name in usable
+        if each.fits and each.name in usable
     ]
 
 

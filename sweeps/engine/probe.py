@@ -51,7 +51,7 @@ def probe_spec(sweep: Sweep, source: TaskSource, first: PlannedTrial | None, res
 
 def unprobed(types: Sequence["DeviceType"], usable: Usable) -> "Sequence[DeviceType | None]":
     """The device types that have still to be probed; ``None`` for whichever comes first where none is there yet."""
-    return [each for each in types if each.name not in usable] if types or usable else [None]
+    return [each for each in types if each.fits and each.name not in usable] if types or usable else [None]
 
 
 def probe_types(

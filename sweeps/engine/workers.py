@@ -4,7 +4,7 @@ Ray Tune starts workers of its own only for trials, so after the probe, and impo
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -62,10 +62,16 @@ class Workers:
 
         Args:
             precision: of the ladder.
-            placement: options of Ray's tasks that keep them there.
+            placement: options of Ray's tasks that keep them there; none lets them run anywhere.
         """
+        if not placement:
+            return
         options = {**self._resources.per_worker, **placement}
         self.own_requests[precision] = PlacementGroupFactory(**group_of(options, self._resources.num_workers))
+
+    def are_shared_by(self, precisions: Iterable[str]) -> bool:
+        """Whether trials of any of some precisions run in workers that are not a precision's own."""
+        return any(name not in self.own_requests for name in precisions)
 
     def want_no_more(self) -> None:
         """Takes back what was asked of the cluster for trials that have found a worker elsewhere."""
