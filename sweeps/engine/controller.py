@@ -8,17 +8,18 @@ end (``benchmarks/overhead.py`` times both).
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ray.air.constants import TRAINING_ITERATION
 from ray.air.execution._internal.tracked_actor import TrackedActor
 from ray.tune import Callback, CheckpointConfig
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Experiment, Trial
 from ray.tune.experiment.trial import _TrialInfo
-from ray.tune.result import TRAINING_ITERATION, TRIAL_INFO
+from ray.tune.result import TRIAL_INFO
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher, SearchGenerator
 from ray.tune.stopper import FunctionStopper
 
-from sweeps.engine.failures import Losses
+from sweeps.engine.failures import Losses, Misplaced
 from sweeps.engine.workers import Workers
 
 
@@ -108,7 +109,7 @@ class _Controller(TuneController):
 
     def take_over(self, workers: Workers) -> None:
         """Has trials run in workers that were there before it."""
-        self._actor_manager, self._request = workers.manager, workers.request
+        self._workers, self._actor_manager, self._request = workers, workers.manager, workers.request
         for worker in workers.manager.all_actors:
             worker.set_on_start(self._worker_started)
             worker.set_on_stop(self._actor_stopped)
@@ -155,6 +156,19 @@ class _Controller(TuneController):
         self._resetting_trials.discard(trial)
         if trial.died_of is not exception:
             super()._trial_task_failure(trial, exception)
+
+    def _on_training_result(self, trial: Any, result: Any) -> None:
+        """Takes a result; a trial whose device does not have its precision begins again on another, if there is one.
+
+        Nodes may join of a device type that has not been probed: such trials end at once, and one node would take all.
+        """
+        report = result.get("report", {})
+        precision = trial.config["spec"].get("precision")
+        if report.get("status") == "unsupported" and self._workers.rule_out(precision, result["node_ids"]):
+            trial.placement_group_factory = self._workers.own_requests[precision]
+            self._trial_task_failure(trial, Misplaced(report["status_reason"]))
+        else:
+            super()._on_training_result(trial, result)  # type: ignore[no-untyped-call]
 
     def checkpoint(self, force: bool = False, wait: bool = False) -> None:
         """Nothing."""

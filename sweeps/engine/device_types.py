@@ -1,6 +1,6 @@
 """The device types of the cluster: which nodes have devices alike, and how trials are kept to them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -124,6 +124,18 @@ def only_on(kept: Sequence[DeviceType], among: Sequence[DeviceType]) -> dict[str
             return {"resources": {name: SLIGHT}}
     ruled_out = ",".join(node["NodeID"] for other in others for node in other.nodes)
     return {"label_selector": {NODE_ID: f"!in({ruled_out})"}}
+
+
+def ruling_out(node_ids: Iterable[str], placement: Mapping[str, Any]) -> dict[str, Any]:
+    """Options that keep a task from further nodes.
+
+    Args:
+        node_ids: Ray's, of those nodes.
+        placement: options that keep it to some of the nodes already.
+    """
+    before = placement.get("label_selector", {}).get(NODE_ID, "!in()").removeprefix("!in(").removesuffix(")")
+    names = [name for name in before.split(",") if name]
+    return {**placement, "label_selector": {NODE_ID: f"!in({','.join([*names, *node_ids])})"}}
 
 
 def resources_on(kept: DeviceType, among: Sequence[DeviceType], resources: Resources) -> Resources:

@@ -42,6 +42,8 @@ class Losses:
             reports: or steps that the trial had come to.
             node_ids: Ray's, of the nodes that it was on; none where that is not known.
         """
+        if isinstance(error, Misplaced):
+            return True
         if not node_went(error, node_ids):
             self._crashes += 1
             return self._crashes <= MAX_FAILURES
@@ -64,6 +66,10 @@ def node_went(error: BaseException, node_ids: Iterable[str] = ()) -> bool:
         return True
     was_on = set(node_ids)
     return bool(was_on) and not was_on <= {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+
+
+class Misplaced(RuntimeError):
+    """A trial came to a device that does not have its precision, and may go on elsewhere."""
 
 
 class MemoryKill(ray.exceptions.RayActorError):

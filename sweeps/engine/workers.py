@@ -16,6 +16,7 @@ from ray.air.execution.resources.request import ResourceRequest
 from ray.tune import PlacementGroupFactory
 
 from sweeps.engine.cluster import Resources
+from sweeps.engine.device_types import ruling_out
 from sweeps.engine.failures import MAX_NODES, node_went
 from sweeps.engine.remote import group_of
 from sweeps.search.checks import Unfinished
@@ -44,6 +45,8 @@ class Workers:
         self._resources = resources
         self.request = PlacementGroupFactory(**group_of(resources.per_worker, resources.num_workers))
         self.own_requests: dict[str, PlacementGroupFactory] = {}
+        self._placements: dict[str, Mapping[str, Any]] = {}
+        self._ruled_out: dict[str, set[str]] = {}
         self._groups = RecycledGroups()
         self._groups.expected = 0 if resources.waits_for else resources.slots
         self.manager = RayActorManager(self._groups)
@@ -66,8 +69,26 @@ class Workers:
         """
         if not placement:
             return
+        self._placements[precision] = placement
         options = {**self._resources.per_worker, **placement}
         self.own_requests[precision] = PlacementGroupFactory(**group_of(options, self._resources.num_workers))
+
+    def rule_out(self, precision: str, node_ids: Iterable[str]) -> bool:
+        """Has further trials of a precision run on other nodes, and says whether there may be any.
+
+        Args:
+            precision: which the devices of some nodes do not have.
+            node_ids: Ray's, of those nodes.
+        """
+        ruled_out = self._ruled_out.setdefault(precision, set())
+        new = sorted(set(node_ids) - ruled_out)
+        ruled_out.update(new)
+        able = (node for node in ray.nodes() if node["Alive"] and self._resources.fit_on(node["Resources"]))
+        if not self._resources.can_grow and all(node["NodeID"] in ruled_out for node in able):
+            return False
+        if new:
+            self.keep_to(precision, ruling_out(new, self._placements.get(precision, {})))
+        return True
 
     def are_shared_by(self, precisions: Iterable[str]) -> bool:
         """Whether trials of any of some precisions run in workers that are not a precision's own."""
@@ -106,11 +127,12 @@ class Workers:
                 self.manager.next(timeout=1)
             worker = self.manager._live_actors_to_ray_actors_resources[self.started[0]][0]
             try:
-                ray.get(worker.__ray_ready__.remote())
+                is_there: Any = ray.get(worker.__ray_ready__.remote())
             except ray.exceptions.RayError:
-                self.replace_first()
-            else:
+                is_there = False
+            if is_there:
                 return worker
+            self.replace_first()
 
     def replace_first(self) -> None:
         """Takes another worker for the one that :meth:`first` gives, which has died."""

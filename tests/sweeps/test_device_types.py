@@ -8,7 +8,7 @@ import pytest
 from sweeps import Sweep, SweepError
 from sweeps.engine.cluster import Resources, _resources
 from sweeps.engine.confirm_plan import Place, find_places, lacks_arms, plan_places
-from sweeps.engine.device_types import DeviceType, check_fit, only_on, resources_on, search_on
+from sweeps.engine.device_types import DeviceType, check_fit, only_on, resources_on, ruling_out, search_on
 from sweeps.engine.probe import unprobed, usable_anywhere
 from sweeps.engine.remote import group_of
 
@@ -61,6 +61,12 @@ def test_a_device_type_has_its_own_slots_and_its_own_smallest_node():
 def test_no_share_of_a_gpu_spans_two(gpus: float, slots: int):
     sweep = Sweep(name="s", task="m:f", space={}, gpus_per_trial=gpus, cpus_per_trial=0.1)
     assert _resources(sweep, [{"CPU": 64.0, "GPU": 8.0}]).slots == slots
+
+
+def test_nodes_are_ruled_out_beside_those_that_were():
+    assert ruling_out(["x"], {}) == nowhere_but("x")
+    assert ruling_out(["x", "y"], nowhere_but("d", "e")) == nowhere_but("d", "e", "x", "y")
+    assert ruling_out(["x"], H100_ONLY) == {**H100_ONLY, **nowhere_but("x")}
 
 
 def two_workers(*nodes: Any, gpus: float = 2, can_grow: bool = False) -> Resources:
@@ -127,15 +133,22 @@ def test_what_has_still_to_be_probed():
 
 def test_each_device_type_is_a_place_of_its_own():
     resources = Resources(1, 1, 18, 4)
-    alone = find_places([H100], USABLE, resources)
-    assert alone == [Place("NVIDIA H100", resources, USABLE["NVIDIA H100"])]
-    assert find_places([], USABLE, resources) == alone
-    assert find_places([A10G], USABLE, resources) == [Place("NVIDIA A10G", resources, USABLE["NVIDIA A10G"])]
+    assert find_places([], USABLE, resources) == [Place("NVIDIA H100", resources, USABLE["NVIDIA H100"])]
+    (alone,) = find_places([H100], USABLE, resources)
+    assert (alone.device, alone.resources.placement, alone.resources.slots) == ("NVIDIA H100", {}, 16)
+    (alone,) = find_places([A10G], USABLE, resources)
+    assert (alone.device, alone.routes, alone.resources.slots) == ("NVIDIA A10G", USABLE["NVIDIA A10G"], 2)
     two = find_places([A10G, H100, PCIE], USABLE, resources)
     assert [place.device for place in two] == ["NVIDIA A10G", "NVIDIA H100"]
     assert two[0].resources.placement == {"resources": {"accelerator_type:A10G": 0.001}}
     sweep = Sweep(name="s", task="m:f", space={}, precisions=("fp32", "fp8-rowwise"), compile=True)
     assert [lacks_arms(place, sweep) for place in two] == [True, False]
+
+
+def test_a_timing_has_the_whole_node_that_came_when_nobody_knew_which_would():
+    waiting = _resources(Sweep(name="s", task="m:f", space={}), [{"CPU": 0}], lambda: None)
+    (place,) = find_places([XEON], {"Xeon": {"fp32": "default"}}, waiting)
+    assert place.resources.exclusive == {"num_cpus": 8, "num_gpus": 0}
 
 
 def test_the_same_blocks_run_at_each_place_in_its_precisions_under_names_of_their_own():

@@ -5,6 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 import losing
+import misplaced
 import nodes
 import pytest
 import two_types
@@ -94,3 +95,16 @@ def test_trials_and_timed_pairs_go_on_where_they_were_however_often_their_node_g
     steps = Counter((tmp_path / "steps").read_text().splitlines())  # probe and searched trial have one seed
     searched = [steps[f"{trained['seed'].min()} {mixed}"] for mixed in (False, True)]
     assert all(losing.EPOCHS * losing.NUM_STEPS <= each < 64 for each in searched), steps  # 72 if begun anew
+
+
+@pytest.mark.cluster
+def test_a_trial_whose_precision_a_node_does_not_have_begins_again_elsewhere_if_it_can(tmp_path: Path):
+    ended = nodes.run_alone("tests.sweeps.misplaced", tmp_path, timeout=120)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    both, right_alone = (json.loads(line) for line in ended.stdout.splitlines() if line.startswith("{"))
+    assert len(both) == len(right_alone) == misplaced.NUM_TRIALS
+    assert {status for _, status in both.values()} == {"running"}, both
+    assert {host for host, _ in both.values()} == {"left", "right"}
+    for trial, (host, status) in right_alone.items():
+        number = int(trial.removeprefix("trial-"))
+        assert (host, status) == ("right", ("running", "unsupported")[number % 2])
