@@ -66,6 +66,10 @@ class Resources:
         """Whether a worker of a trial has room on a node."""
         return bool(self._asked.able([node]))
 
+    def whole_on(self, nodes: list[Node]) -> int:
+        """How many trials run at once on some nodes, all workers of each there."""
+        return self._asked.slots(nodes)
+
     def kept_to(self, nodes: list[Node], placement: Mapping[str, Any]) -> "Resources":
         """The same on some of the nodes alone.
 
@@ -73,7 +77,7 @@ class Resources:
             nodes: on each of which a worker has room.
             placement: options of Ray's tasks that keep them there.
         """
-        slots, exclusive_cpus = max(1, self._asked.slots(nodes)), self._asked.exclusive_cpus(nodes)
+        slots, exclusive_cpus = max(1, self.whole_on(nodes)), self._asked.exclusive_cpus(nodes)
         return replace(self, slots=slots, exclusive_cpus=exclusive_cpus, placement=placement)
 
 
@@ -208,7 +212,7 @@ def resources_of(sweep: Sweep, nodes: list[Node], startable: Callable[[], list[N
     able = asked.able(kinds)
     if not able:
         _refuse_what_fits_nowhere(asked, nodes, kinds)
-    waits_for = f"{asked.missing}: waits for one of {_listed(able)} from the autoscaler"
+    waits_for = f"{asked.missing}: waits for one of {listed(able)} from the autoscaler"
     slots = max(1, min(asked.fits(node) for node in able) // num_workers)
     return found(slots, asked.exclusive_cpus(kinds), waits_for)
 
@@ -252,8 +256,8 @@ class _Asked:
 
 
 def _refuse_what_fits_nowhere(asked: _Asked, nodes: list[Node], kinds: list[Node]) -> NoReturn:
-    more = f"; the autoscaler may start: {_listed(kinds)}" if kinds else ""
-    there = f"(there are: {_listed(nodes)}{more})"
+    more = f"; the autoscaler may start: {listed(kinds)}" if kinds else ""
+    there = f"(there are: {listed(nodes)}{more})"
     if asked.num_workers == 1:
         remedy = "ask for less, or add larger nodes"
         refuse("cpus_per_trial, gpus_per_trial", f"must fit on one node {there}", str(asked), remedy)
@@ -269,7 +273,7 @@ def _have_gpus(nodes: list[Node]) -> bool:
     return any(node.get("GPU", 0) > 0 for node in nodes)
 
 
-def _listed(nodes: list[Node]) -> str:
+def listed(nodes: list[Node]) -> str:
     """What nodes have, e.g. ``3 x 8 CPUs and 1 GPUs, 2 CPUs and 0 GPUs``."""
     counts = Counter(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
     return ", ".join(what if count == 1 else f"{count} x {what}" for what, count in counts.items()) or "none"

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -49,6 +49,7 @@ class Confirmation:
         self._sweep, self._source = sweep, source
         self._recorder, self._endings = recorder, endings
         self._last: dict[str, Mapping[str, Any]] = {}
+        self._nodes: dict[str, Sequence[str]] = {}
         self._begun: set[str] = set()
 
     def _spec(self, trial: PlannedTrial) -> TrialSpec:
@@ -81,9 +82,9 @@ class Confirmation:
         """One full run of each, as many at once as the cluster has room for."""
         import ray
 
-        from sweeps.engine.failures import MAX_FAILURES, died
+        from sweeps.engine.failures import Losses, died
 
-        failures: Counter[str] = Counter()
+        losses: defaultdict[str, Losses] = defaultdict(Losses)
         with ExitStack() as stack:
             streams = {device: stack.enter_context(_runs(place.resources)) for device, place in self._places.items()}
             waiting = {streams[trial.device].start(self._job(trial)): trial for trial in trials}
@@ -102,9 +103,10 @@ class Confirmation:
                 except ray.exceptions.RayError as error:
                     there.ended(stream)
                     del waiting[stream]
-                    failures[trial.trial_id] += 1
                     self._recorder.meter.rests(trial.trial_id)
-                    if died(error) and failures[trial.trial_id] <= MAX_FAILURES:
+                    came_to = (self._last.get(trial.trial_id) or {}).get("step", 0)
+                    was_on = self._nodes.pop(trial.trial_id, ())
+                    if died(error) and losses[trial.trial_id].goes_on(error, came_to, was_on):
                         waiting[there.start(self._job(trial))] = trial
                     else:
                         self._failed(trial, error)
@@ -121,6 +123,7 @@ class Confirmation:
 
     def _take(self, trial: PlannedTrial, report: Mapping[str, Any] | None, node_ids: Sequence[str]) -> None:
         """Takes what an attempt of a trial says: that it has begun, of which nobody else knows, and each report."""
+        self._nodes[trial.trial_id] = node_ids
         if report is None:
             self._start_unless_started(trial)
             self._recorder.meter.begins(trial.trial_id, self._places[trial.device].resources.per_worker)
@@ -161,22 +164,28 @@ class Confirmation:
                 self._recorder.keep_costs()
 
     def _timed(self, blocks: Sequence[PlannedTrial], place: Place) -> Iterator[dict[str, Any]]:
-        """A record for each block; a block whose worker dies has one that says so, and the next go on in another."""
+        """A record for each block; a block whose workers die has one that says so, and the next go on in another."""
         import ray
 
-        from sweeps.engine.failures import failure
+        from sweeps.engine.failures import Losses, died, failure
 
         left = [TimingJob(self._spec(block), tuple(place.routes), place.routes).to_json() for block in blocks]
+        losses, is_on = Losses(), list[str]()
         while left:
             try:
                 with Streams(_time_blocks, place.resources.exclusive, place.resources.num_workers) as streams:
                     for item in streams.start(left):
                         record = ray.get(item)
                         left.pop(0)
+                        losses, is_on = Losses(), record["node_ids"]
                         yield record
             except ray.exceptions.RayError as error:
+                was_on, is_on = is_on, []
+                if died(error) and losses.goes_on(error, node_ids=was_on):
+                    continue
                 status, reason = failure(error)
                 left.pop(0)
+                losses = Losses()
                 yield {"status": status, "status_reason": reason, "arms": []}
 
 

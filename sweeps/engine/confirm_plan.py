@@ -37,11 +37,12 @@ def find_places(types: Sequence[DeviceType], usable: Usable, resources: Resource
     """
     if len(types) < 2:
         device = next((each.name for each in types if each.name in usable), next(iter(usable)))
-        return [Place(device, resources, usable[device])]
+        there = [node for each in types for node in each.has]  # they may have come since the sweep began
+        return [Place(device, resources.kept_to(there, {}) if there else resources, usable[device])]
     return [
         Place(each.name, resources_on(each, types, resources), usable[each.name])
         for each in types
-        if each.name in usable
+        if each.fits and each.name in usable
     ]
 
 

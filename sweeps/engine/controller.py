@@ -5,9 +5,10 @@ and remove a placement group for each, ask every worker for its address twice a 
 end (``benchmarks/overhead.py`` times both).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from ray.air.constants import TRAINING_ITERATION
 from ray.air.execution._internal.tracked_actor import TrackedActor
 from ray.tune import Callback, CheckpointConfig
 from ray.tune.execution.tune_controller import TuneController
@@ -18,6 +19,7 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher, SearchGenerator
 from ray.tune.stopper import FunctionStopper
 
+from sweeps.engine.failures import Losses, Misplaced
 from sweeps.engine.workers import Workers
 
 
@@ -28,7 +30,6 @@ def run_trials(
     callback: Callback,
     num_trials: int,
     max_pending: int,
-    max_failures: int,
     folder: str,
     is_over: Callable[[], bool] = lambda: False,
     on_rest: Callable[[Trial], None] = lambda trial: None,
@@ -45,7 +46,6 @@ def run_trials(
         callback: is told of all that happens.
         num_trials: at most.
         max_pending: trials that wait for a worker at once.
-        max_failures: how often a trial whose process died is tried again.
         folder: for Tune's own files.
         is_over: whether the search is to end by now; once it is, it stays so.
         on_rest: is told of each trial that leaves its worker, be it for a while.
@@ -55,7 +55,6 @@ def run_trials(
         workers.trainable,
         num_samples=num_trials,
         storage_path=folder,
-        max_failures=max_failures,
         checkpoint_config=CheckpointConfig(checkpoint_at_end=False),
     )
     controller: Any = _Controller(
@@ -110,7 +109,7 @@ class _Controller(TuneController):
 
     def take_over(self, workers: Workers) -> None:
         """Has trials run in workers that were there before it."""
-        self._actor_manager, self._request = workers.manager, workers.request
+        self._workers, self._actor_manager, self._request = workers, workers.manager, workers.request
         for worker in workers.manager.all_actors:
             worker.set_on_start(self._worker_started)
             worker.set_on_stop(self._actor_stopped)
@@ -157,6 +156,19 @@ class _Controller(TuneController):
         self._resetting_trials.discard(trial)
         if trial.died_of is not exception:
             super()._trial_task_failure(trial, exception)
+
+    def _on_training_result(self, trial: Any, result: Any) -> None:
+        """Takes a result; a trial whose device does not have its precision begins again on another, if there is one.
+
+        Nodes may join of a device type that has not been probed: such trials end at once, and one node would take all.
+        """
+        report = result.get("report", {})
+        precision = trial.config["spec"].get("precision")
+        if report.get("status") == "unsupported" and self._workers.rule_out(precision, result["node_ids"]):
+            trial.placement_group_factory = self._workers.own_requests[precision]
+            self._trial_task_failure(trial, Misplaced(report["status_reason"]))
+        else:
+            super()._on_training_result(trial, result)  # type: ignore[no-untyped-call]
 
     def checkpoint(self, force: bool = False, wait: bool = False) -> None:
         """Nothing."""
@@ -221,6 +233,8 @@ class _Trial(Trial):
     def __init__(self, trainable: type, number: int, **arguments: Any) -> None:
         self._trainable, self.number = trainable, number
         self.died_of: BaseException | None = None
+        self._losses, self._goes_on = Losses(), False
+        self._node_ids: Sequence[str] = ()
         super().__init__(trainable.__name__, stub=True, **arguments)
 
     def get_trainable_cls(self) -> type:
@@ -230,15 +244,24 @@ class _Trial(Trial):
     def handle_error(self, exc: Any = None) -> None:
         """Takes what ended the trial's process; Tune would keep only some of it, in files."""
         self.died_of = exc
+        reports = self.run_metadata.last_result.get(TRAINING_ITERATION, 0)
+        self._goes_on = self._losses.goes_on(exc, reports, self._node_ids)
         super().handle_error(exc)
+
+    def should_recover(self) -> bool:
+        """Whether the trial goes on in another process."""
+        return self._goes_on
 
     def set_ray_actor(self, ray_actor: Any) -> None:
         """Takes the trial's worker; Tune would ask it for its address."""
         self.temporary_state.ray_actor = ray_actor
+        if ray_actor is not None:
+            self._node_ids = ()  # until it reports
 
     def update_last_result(self, result: dict[str, Any]) -> None:
         """Takes a result; Tune would keep statistics of every number in it."""
         self.run_metadata.last_result = result
+        self._node_ids = result.get("node_ids", ())
 
 
 class _Search(SearchGenerator):
@@ -270,6 +293,5 @@ class _Search(SearchGenerator):
             storage=experiment_spec["storage"],
             placement_group_factory=self._workers.own_requests.get(precision, self._workers.request),
             checkpoint_config=experiment_spec["checkpoint_config"],
-            max_failures=experiment_spec["max_failures"],
             trial_dirname_creator=lambda trial: str(trial.config["spec"]["trial_id"]),
         )

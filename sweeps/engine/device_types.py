@@ -1,13 +1,15 @@
 """The device types of the cluster: which nodes have devices alike, and how trials are kept to them."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from sweeps.engine.cluster import Resources
+from sweeps.engine.autoscaler import Node
+from sweeps.engine.cluster import Resources, listed
 from sweeps.engine.doctor.cluster import NODE_WAIT_S, answers_of, start_on
 from sweeps.engine.doctor.facts import Unanswered
 from sweeps.engine.doctor.gpus import find_gpus
+from sweeps.search.checks import refuse
 from trainables.cpu import cpu_name
 
 ACCELERATOR = "accelerator_type:"
@@ -27,10 +29,17 @@ class DeviceType:
     Args:
         name: of their GPUs, or else their CPU, as the column ``device`` has it.
         nodes: as ``ray.nodes()`` tells of them, at least one.
+        fits: whether all workers of a trial have room on them, or may have once further ones have come.
     """
 
     name: str
     nodes: tuple[Mapping[str, Any], ...]
+    fits: bool = True
+
+    @property
+    def has(self) -> list[Node]:
+        """What each node has."""
+        return [node["Resources"] for node in self.nodes]
 
     @property
     def accelerators(self) -> set[str]:
@@ -39,7 +48,7 @@ class DeviceType:
 
 
 def device_types(resources: Resources) -> list[DeviceType]:
-    """Those of the connected cluster that a trial has room on, by name; none where its nodes have still to come.
+    """Those of the connected cluster that a worker has room on, by name; none where its nodes have still to come.
 
     A node that does not answer is of no type.
 
@@ -53,7 +62,22 @@ def device_types(resources: Resources) -> list[DeviceType]:
     for node, name in zip(able, _names(able, resources.num_gpus > 0), strict=True):
         if name is not None:
             found.setdefault(name or _accelerator(node), []).append(node)
-    return [DeviceType(name, tuple(nodes)) for name, nodes in sorted(found.items())]
+    types = [DeviceType(name, tuple(nodes)) for name, nodes in sorted(found.items())]
+    return [replace(each, fits=resources.can_grow or resources.whole_on(each.has) > 0) for each in types]
+
+
+def check_fit(types: Sequence[DeviceType], resources: Resources) -> None:
+    """Refuses trials whose workers would have to run on several device types.
+
+    Raises:
+        SweepError: no type has room for all of them.
+    """
+    if types and not any(each.fits for each in types):
+        there = "; ".join(f"{each.name}: {listed(each.has)}" for each in types)
+        remedy = "ask for fewer, or add nodes"
+        refuse(
+            "workers_per_trial", f"must all fit on one device type (there are {there})", resources.num_workers, remedy
+        )
 
 
 def _names(nodes: Sequence[Mapping[str, Any]], use_gpus: bool) -> list[str | None]:
@@ -102,6 +126,18 @@ def only_on(kept: Sequence[DeviceType], among: Sequence[DeviceType]) -> dict[str
     return {"label_selector": {NODE_ID: f"!in({ruled_out})"}}
 
 
+def ruling_out(node_ids: Iterable[str], placement: Mapping[str, Any]) -> dict[str, Any]:
+    """Options that keep a task from further nodes.
+
+    Args:
+        node_ids: Ray's, of those nodes.
+        placement: options that keep it to some of the nodes already.
+    """
+    before = placement.get("label_selector", {}).get(NODE_ID, "!in()").removeprefix("!in(").removesuffix(")")
+    names = [name for name in before.split(",") if name]
+    return {**placement, "label_selector": {NODE_ID: f"!in({','.join([*names, *node_ids])})"}}
+
+
 def resources_on(kept: DeviceType, among: Sequence[DeviceType], resources: Resources) -> Resources:
     """A trial's resources on one device type alone.
 
@@ -110,4 +146,20 @@ def resources_on(kept: DeviceType, among: Sequence[DeviceType], resources: Resou
         among: all types of the cluster.
         resources: of a trial that may run on any.
     """
-    return resources.kept_to([node["Resources"] for node in kept.nodes], only_on([kept], among))
+    return resources.kept_to(kept.has, only_on([kept], among))
+
+
+def search_on(able: Sequence[DeviceType], among: Sequence[DeviceType], resources: Resources) -> dict[str, Any]:
+    """Options that keep each trial of the search to some device types, its workers all to the same.
+
+    Args:
+        able: at least one.
+        among: all types of the cluster.
+        resources: of a trial.
+    """
+    if resources.num_workers == 1 or len(able) < 2:
+        return only_on(able, among)
+    on_a_node = [each for each in able if any(resources.whole_on([node]) for node in each.has)]
+    if on_a_node:
+        return {**only_on(on_a_node, among), "strategy": "STRICT_PACK"}
+    return only_on([max(able, key=lambda each: resources.whole_on(each.has))], among)

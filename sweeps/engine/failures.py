@@ -1,7 +1,7 @@
 """What Ray says when a trial's process fails, as a status and a reason of one sentence."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,8 +12,64 @@ from analysis.schema import Status
 from trainables.meeting import WorkerLost
 
 MAX_FAILURES = 1
-"""Times that a trial whose process died goes on in another one, from its last checkpoint: whatever took the process,
-a node that went away or another trial's memory, may not come again."""
+"""Times that a trial whose process died goes on in another one, from its last checkpoint: what took the process, such
+as another trial's memory, may not come again."""
+
+MAX_NODES = 10
+"""Nodes that a trial may lose one after the other without a new report between them: more are its own doing."""
+
+_OF_NODE = re.compile(r"\bNodeDiedError\b|\bActorUnavailableError\b|\bits node has died\b|\bactor's node was \w+ed\b")
+"""What Ray 2.60 says where a node went away or cannot be reached. An actor that does not answer is unavailable to it
+until it has noticed that the node is dead, some 15 s later; of a process that died alone it knows at once."""
+
+
+class Losses:
+    """The processes that a trial has lost, and whether it goes on in another one.
+
+    Spot nodes go away often, which is not the trial's fault: it goes on as long as it gets further between. What the
+    trial's own process did is forgiven :data:`MAX_FAILURES` times in all.
+    """
+
+    def __init__(self) -> None:
+        self._crashes = self._nodes = 0
+        self._furthest = 0
+
+    def goes_on(self, error: BaseException, reports: int = 0, node_ids: Iterable[str] = ()) -> bool:
+        """Takes note of a loss, and says whether the trial goes on.
+
+        Args:
+            error: what ``ray.get`` raised.
+            reports: or steps that the trial had come to.
+            node_ids: Ray's, of the nodes that it was on; none where that is not known.
+        """
+        if isinstance(error, Misplaced):
+            return True
+        if not node_went(error, node_ids):
+            self._crashes += 1
+            return self._crashes <= MAX_FAILURES
+        self._nodes = 1 if reports > self._furthest else self._nodes + 1
+        self._furthest = max(reports, self._furthest)
+        return self._nodes <= MAX_NODES
+
+
+def node_went(error: BaseException, node_ids: Iterable[str] = ()) -> bool:
+    """Whether a process was lost because its node went away or cannot be reached.
+
+    Args:
+        error: what ``ray.get`` raised.
+        node_ids: Ray's, of the nodes that the trial was on: the loss of one ends its processes on the others, too.
+    """
+    if not died(error):
+        return False
+    said = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+    if isinstance(error, ray.exceptions.ObjectLostError) or _OF_NODE.search(f"{type(error).__name__}: {said}"):
+        return True
+    was_on = set(node_ids)
+    return bool(was_on) and not was_on <= {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+
+
+class Misplaced(RuntimeError):
+    """A trial came to a device that does not have its precision, and may go on elsewhere."""
 
 
 class MemoryKill(ray.exceptions.RayActorError):

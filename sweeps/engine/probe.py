@@ -1,6 +1,6 @@
 """The probe: what each precision is worth on this cluster and task, before anything is spent."""
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -51,7 +51,7 @@ def probe_spec(sweep: Sweep, source: TaskSource, first: PlannedTrial | None, res
 
 def unprobed(types: Sequence["DeviceType"], usable: Usable) -> "Sequence[DeviceType | None]":
     """The device types that have still to be probed; ``None`` for whichever comes first where none is there yet."""
-    return [each for each in types if each.name not in usable] if types or usable else [None]
+    return [each for each in types if each.fits and each.name not in usable] if types or usable else [None]
 
 
 def probe_types(
@@ -190,10 +190,10 @@ def _probe_on_worker(
     """A precision that takes the process down again in another worker is left out; the others go on."""
     import ray
 
-    from sweeps.engine.failures import MAX_FAILURES, died, failure
+    from sweeps.engine.failures import Losses, died, failure
 
     left = list(precisions)
-    failures: Counter[str] = Counter()
+    losses: defaultdict[str, Losses] = defaultdict(Losses)
     while left:
         try:
             for item in workers.first().probe.options(num_returns="streaming").remote(spec.to_dict(), left, route):
@@ -211,7 +211,6 @@ def _probe_on_worker(
             lost = error
         if left:
             workers.replace_first()
-            failures[left[0]] += 1
-            if failures[left[0]] > MAX_FAILURES:
+            if not losses[left[0]].goes_on(lost):
                 status, reason = failure(lost)
                 yield {"precision": left.pop(0), "status": status, "status_reason": reason, "metrics": ()}

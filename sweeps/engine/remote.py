@@ -68,11 +68,14 @@ def group_of(options: Mapping[str, Any], num_workers: int) -> dict[str, Any]:
     """The arguments of a placement group for the workers of a trial: as many bundles, on one node where they fit.
 
     Args:
-        options: of each worker's task: ``num_cpus``, ``num_gpus``, and what may keep it to some of the nodes.
+        options: of each worker's task: ``num_cpus``, ``num_gpus``, what may keep it to some of the nodes, and a
+            ``strategy`` where it may not be that of the default.
         num_workers: at least 1.
     """
     bundle = {"CPU": options["num_cpus"], "GPU": options["num_gpus"], **options.get("resources", {})}
     group: dict[str, Any] = {"bundles": [bundle] * num_workers}
+    if "strategy" in options:
+        group["strategy"] = options["strategy"]
     if "label_selector" in options:
         group["bundle_label_selector"] = [options["label_selector"]] * num_workers
     return group

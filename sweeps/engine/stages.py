@@ -154,12 +154,13 @@ class _Run:
 
     def stages(self, resources: Resources) -> None:
         """The stages in their order, up to the last one asked for."""
-        from sweeps.engine.device_types import device_types
+        from sweeps.engine.device_types import check_fit, device_types
         from sweeps.engine.workers import Workers
         from trainables.adapters.ray_tune import TuneTrial
 
         endings: Endings | None = None
         types = device_types(resources)
+        check_fit(types, resources)
         with Workers(TuneTrial, resources) as workers:
             usable, metric, mode = self._probe(types, resources, workers)
             if self.sweep.stage != "probe" and usable_anywhere(usable):
@@ -203,7 +204,7 @@ class _Run:
         usable: Usable,
         endings: Endings,
     ) -> None:
-        from sweeps.engine.device_types import only_on
+        from sweeps.engine.device_types import search_on
         from sweeps.engine.tune import run_search
         from sweeps.search.searchers import make_search
 
@@ -218,13 +219,13 @@ class _Run:
             reason = f"the probe left {trial.precision} out"
             self.recorder.record("trial", rows.never_ran(trial, "search", "excluded", reason))
         for name in names:
-            able = [each for each in types if name in usable.get(each.name, {})]
-            if 0 < len(able) < len(types):
-                workers.keep_to(name, only_on(able, types))
+            able = [each for each in types if each.fits and name in usable.get(each.name, {})]
+            if able:
+                workers.keep_to(name, search_on(able, types, resources))
         budget = SearchBudget(self.sweep, self.recorder.meter)
         begun: Collection[str] = ()
         if search.total and not budget.is_spent():
-            workers.start(min(search.total, resources.slots))
+            workers.start(min(search.total, resources.slots) if workers.are_shared_by(names) else 0)
             past, recorder = self.past.reports, self.recorder
             begun = run_search(
                 self.sweep, self.source, search, past, resources, workers, usable, recorder, endings, budget

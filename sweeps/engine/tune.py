@@ -13,7 +13,7 @@ from sweeps.engine.callback import JournalCallback
 from sweeps.engine.cluster import Resources
 from sweeps.engine.controller import run_trials
 from sweeps.engine.endings import Endings
-from sweeps.engine.failures import MAX_FAILURES, survive_memory_kills
+from sweeps.engine.failures import survive_memory_kills
 from sweeps.engine.metric import stopping
 from sweeps.engine.probe import Usable, by_precision
 from sweeps.engine.recorder import Recorder
@@ -75,7 +75,6 @@ def run_search(
             *(workers, search, scheduler, callback),
             num_trials=search.total,
             max_pending=GROWING if resources.can_grow else max(16, 2 * resources.slots),
-            max_failures=MAX_FAILURES,
             folder=scratch,
             is_over=budget.is_spent,
             on_rest=callback.on_trial_rest,

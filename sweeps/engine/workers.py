@@ -4,7 +4,7 @@ Ray Tune starts workers of its own only for trials, so after the probe, and impo
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -16,12 +16,15 @@ from ray.air.execution.resources.request import ResourceRequest
 from ray.tune import PlacementGroupFactory
 
 from sweeps.engine.cluster import Resources
+from sweeps.engine.device_types import ruling_out
+from sweeps.engine.failures import MAX_NODES, node_went
 from sweeps.engine.remote import group_of
 from sweeps.search.checks import Unfinished
 from trainables.adapters.ray_tune import TuneTrial
 
 MOST_FAILED = 3
-"""Workers that may die while they start, before the sweep gives up."""
+"""Workers that may die while they start, before the sweep gives up; those that went with their node are not counted,
+unless as many as fill the cluster :data:`~sweeps.engine.failures.MAX_NODES` times do before one starts."""
 
 
 class Workers:
@@ -42,12 +45,14 @@ class Workers:
         self._resources = resources
         self.request = PlacementGroupFactory(**group_of(resources.per_worker, resources.num_workers))
         self.own_requests: dict[str, PlacementGroupFactory] = {}
+        self._placements: dict[str, Mapping[str, Any]] = {}
+        self._ruled_out: dict[str, set[str]] = {}
         self._groups = RecycledGroups()
         self._groups.expected = 0 if resources.waits_for else resources.slots
         self.manager = RayActorManager(self._groups)
         self.started: list[TrackedActor] = []
         self._remote = ray.remote(trainable)
-        self._num_failed = 0
+        self._num_failed = self._num_gone = 0
 
     def start(self, count: int) -> None:
         """Has at least that many workers start, without waiting for them."""
@@ -60,35 +65,74 @@ class Workers:
 
         Args:
             precision: of the ladder.
-            placement: options of Ray's tasks that keep them there.
+            placement: options of Ray's tasks that keep them there; none lets them run anywhere.
         """
+        if not placement:
+            return
+        self._placements[precision] = placement
         options = {**self._resources.per_worker, **placement}
         self.own_requests[precision] = PlacementGroupFactory(**group_of(options, self._resources.num_workers))
+
+    def rule_out(self, precision: str, node_ids: Iterable[str]) -> bool:
+        """Has further trials of a precision run on other nodes, and says whether there may be any.
+
+        Args:
+            precision: which the devices of some nodes do not have.
+            node_ids: Ray's, of those nodes.
+        """
+        ruled_out = self._ruled_out.setdefault(precision, set())
+        new = sorted(set(node_ids) - ruled_out)
+        ruled_out.update(new)
+        able = (node for node in ray.nodes() if node["Alive"] and self._resources.fit_on(node["Resources"]))
+        if not self._resources.can_grow and all(node["NodeID"] in ruled_out for node in able):
+            return False
+        if new:
+            self.keep_to(precision, ruling_out(new, self._placements.get(precision, {})))
+        return True
+
+    def are_shared_by(self, precisions: Iterable[str]) -> bool:
+        """Whether trials of any of some precisions run in workers that are not a precision's own."""
+        return any(name not in self.own_requests for name in precisions)
 
     def want_no_more(self) -> None:
         """Takes back what was asked of the cluster for trials that have found a worker elsewhere."""
         self._groups.drop_spares()
 
     def _add(self) -> None:
-        self.manager.add_actor(self._remote, {}, self.request, on_start=self.started.append, on_error=self._failed)
+        self.manager.add_actor(self._remote, {}, self.request, on_start=self._has_started, on_error=self._failed)
+
+    def _has_started(self, worker: TrackedActor) -> None:
+        self._num_gone = 0
+        self.started.append(worker)
 
     def _failed(self, worker: TrackedActor, error: Exception) -> None:
-        self._num_failed += 1
-        if self._num_failed >= MOST_FAILED:
+        with_node = node_went(error)
+        self._num_gone, self._num_failed = self._num_gone + with_node, self._num_failed + (not with_node)
+        if self._num_failed >= MOST_FAILED or self._num_gone > MAX_NODES * self._resources.slots:
             *_, why = str(error).strip().splitlines() or [type(error).__name__]  # the last line of what Ray shows
-            remedy = "mend what ended them, and --resume goes on"
-            raise Unfinished(f"workers: must start, got {self._num_failed} that died ({why[:300]}); {remedy}")
+            number, remedy = max(self._num_failed, self._num_gone), "mend what ended them, and --resume goes on"
+            raise Unfinished(f"workers: must start, got {number} that died ({why[:300]}); {remedy}")
         self._add()
 
     def first(self) -> Any:
         """The handle of one that has started; waits until none is starting, which would disturb what it measures.
 
+        One that has died since, as all on a node do that went away, is replaced.
+
         Raises:
-            Unfinished: they die instead.
+            Unfinished: they die while they start.
         """
-        while len(self.started) < max(1, self.manager.num_live_actors):
-            self.manager.next(timeout=1)
-        return self.manager._live_actors_to_ray_actors_resources[self.started[0]][0]
+        while True:
+            while len(self.started) < max(1, self.manager.num_live_actors):
+                self.manager.next(timeout=1)
+            worker = self.manager._live_actors_to_ray_actors_resources[self.started[0]][0]
+            try:
+                is_there: Any = ray.get(worker.__ray_ready__.remote())
+            except ray.exceptions.RayError:
+                is_there = False
+            if is_there:
+                return worker
+            self.replace_first()
 
     def replace_first(self) -> None:
         """Takes another worker for the one that :meth:`first` gives, which has died."""

@@ -103,7 +103,7 @@ def search(
     searcher = Numbers(enough, dying)
     with Workers(Nothing, Resources(1, 0, 2, 2)) as workers:
         workers.start(2)
-        run_trials(workers, searcher, scheduler, seen, 2000, MAX_PENDING, 1, str(folder))
+        run_trials(workers, searcher, scheduler, seen, 2000, MAX_PENDING, str(folder))
     return [f"trial-{number}" for number in range(searcher.next)]
 
 
@@ -165,7 +165,7 @@ def test_trials_that_may_not_run_everywhere_have_workers_of_their_own(ray_addres
     with Workers(Nothing, Resources(1, 0, 2, 2)) as workers:
         workers.keep_to("there", {"label_selector": {"ray.io/node-id": f"!in({'f' * 56})"}})
         workers.start(2)
-        run_trials(workers, searcher, FIFOScheduler(), seen, 2000, MAX_PENDING, 1, str(tmp_path))
+        run_trials(workers, searcher, FIFOScheduler(), seen, 2000, MAX_PENDING, str(tmp_path))
     assert sorted(seen.ended) == sorted(f"trial-{number}" for number in range(20) if number != 5)
     assert seen.started.count("trial-5") == 2
     processes: dict[int, set[int]] = {0: set(), 1: set()}
@@ -193,7 +193,7 @@ def test_trials_run_in_the_workers_that_were_there_before_the_search(ray_address
         before = {ray.get(workers.first().process.remote())}
         workers.replace_first()
         before.add(ray.get(workers.first().process.remote()))
-        run_trials(workers, searcher, FIFOScheduler(), seen, 2000, MAX_PENDING, 1, str(tmp_path))
+        run_trials(workers, searcher, FIFOScheduler(), seen, 2000, MAX_PENDING, str(tmp_path))
     assert len(seen.ended) == searcher.next
     assert len(before - set(seen.processes)) == 1
     wait_until_all_is_free()
@@ -207,10 +207,22 @@ def test_a_worker_that_dies_idle_costs_its_trial_one_attempt(ray_address: str, t
         workers.start(2)
         os.kill(ray.get(workers.first().process.remote()), signal.SIGKILL)
         run_trials(
-            workers, Numbers(lambda n: n >= 8, dying=-1), FIFOScheduler(), seen, 2000, MAX_PENDING, 1, str(tmp_path)
+            workers, Numbers(lambda n: n >= 8, dying=-1), FIFOScheduler(), seen, 2000, MAX_PENDING, str(tmp_path)
         )
     assert seen.failed == []
     assert sorted(seen.ended) == sorted(f"trial-{number}" for number in range(8))
+    wait_until_all_is_free()
+
+
+def test_a_worker_that_has_died_since_its_start_is_replaced_before_it_is_used(ray_address: str) -> None:
+    import ray
+
+    with Workers(Nothing, Resources(1, 0, 2, 2)) as workers:
+        workers.start(2)
+        processes = [ray.get(workers.first().process.remote())]
+        os.kill(processes[0], signal.SIGKILL)
+        processes.append(ray.get(workers.first().process.remote()))
+    assert processes[0] != processes[1]
     wait_until_all_is_free()
 
 
@@ -245,7 +257,7 @@ def test_a_search_that_is_over_starts_no_trial_and_ends_those_that_wait_or_pause
     with Workers(Pausable, Resources(1, 0, 2, 2)) as workers:
         workers.start(2)
         run_trials(
-            *(workers, searcher, scheduler, seen, 2000, MAX_PENDING, 1, str(tmp_path)),
+            *(workers, searcher, scheduler, seen, 2000, MAX_PENDING, str(tmp_path)),
             is_over=lambda: len(seen.started) >= 6,
             on_rest=rests,
         )
@@ -275,6 +287,18 @@ def test_an_interruption_before_the_workers_have_started_leaves_no_reservation(
         workers.start(2)
     new = {name: group["state"] for name, group in placement_group_table().items() if name not in before}
     assert set(new.values()) == {"REMOVED"}
+    wait_until_all_is_free()
+
+
+def test_workers_that_go_with_their_nodes_while_they_start_do_not_end_the_sweep(ray_address: str) -> None:
+    import ray
+
+    with Workers(Nothing, Resources(1, 0, 1, 2)) as workers:
+        workers.start(1)
+        for _ in range(10):
+            workers._failed(workers.manager.all_actors[0], ray.exceptions.ActorUnavailableError("no answer", None))
+        with pytest.raises(Unfinished, match=r"^workers: must start, got 11 that died \(.*no answer.*\); "):
+            workers._failed(workers.manager.all_actors[0], ray.exceptions.ActorUnavailableError("no answer", None))
     wait_until_all_is_free()
 
 

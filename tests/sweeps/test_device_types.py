@@ -1,14 +1,16 @@
 """Device types and what keeps trials to them, by hand; on nodes in ``test_nodes.py``."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from sweeps import Sweep
+from sweeps import Sweep, SweepError
 from sweeps.engine.cluster import Resources, resources_of
 from sweeps.engine.confirm_plan import Place, find_places, lacks_arms, plan_places
-from sweeps.engine.device_types import DeviceType, only_on, resources_on
+from sweeps.engine.device_types import DeviceType, check_fit, only_on, resources_on, ruling_out, search_on
 from sweeps.engine.probe import unprobed, usable_anywhere
+from sweeps.engine.remote import group_of
 
 
 def nodes(*names: str, cpus: float = 8, **resources: float) -> tuple[dict[str, Any], ...]:
@@ -61,6 +63,63 @@ def test_no_share_of_a_gpu_spans_two(gpus: float, slots: int):
     assert resources_of(sweep, [{"CPU": 64.0, "GPU": 8.0}]).slots == slots
 
 
+def test_nodes_are_ruled_out_beside_those_that_were():
+    assert ruling_out(["x"], {}) == nowhere_but("x")
+    assert ruling_out(["x", "y"], nowhere_but("d", "e")) == nowhere_but("d", "e", "x", "y")
+    assert ruling_out(["x"], H100_ONLY) == {**H100_ONLY, **nowhere_but("x")}
+
+
+def two_workers(*nodes: Any, gpus: float = 2, can_grow: bool = False) -> Resources:
+    return replace(resources_of(declare(2, gpus), [node["Resources"] for node in nodes]), can_grow=can_grow)
+
+
+def declare(workers: int, gpus: float) -> Sweep:
+    return Sweep(name="s", task="m:f", space={}, workers_per_trial=workers, gpus_per_trial=gpus)
+
+
+ONE_A10G = DeviceType("NVIDIA A10G", A10G.nodes[:1])
+ONE_H100 = DeviceType("NVIDIA H100", nodes("a", cpus=4, GPU=1, **{"accelerator_type:H100": 1}))
+SMALL = DeviceType("NVIDIA A10G", ONE_A10G.nodes, fits=False)
+A10G_ONLY = {"resources": {"accelerator_type:A10G": 0.001}}
+
+
+@pytest.mark.parametrize(
+    ("able", "among", "expected"),
+    [
+        ([H100, PCIE], [H100, PCIE], {"strategy": "STRICT_PACK"}),  # on whichever node has room for both workers
+        ([H100, PCIE], [A10G, H100, PCIE], {**nowhere_but("d", "e"), "strategy": "STRICT_PACK"}),
+        ([A10G, H100], [A10G, H100], {**H100_ONLY, "strategy": "STRICT_PACK"}),  # no A10G node has two GPUs
+        ([A10G, ONE_H100], [A10G, ONE_H100], A10G_ONLY),  # on two nodes of the only type that has two
+        ([H100], [A10G, H100], H100_ONLY),
+        ([H100], [H100], {}),
+    ],
+)
+def test_workers_of_a_trial_are_of_one_device_type(able: list, among: list, expected: dict):
+    resources = two_workers(*(node for each in among for node in each.nodes))
+    assert search_on(able, among, resources) == expected
+    group = group_of({**resources.per_worker, **expected}, 2)
+    assert (group.get("strategy"), len(group["bundles"])) == (expected.get("strategy"), 2)
+    assert search_on(able, among, Resources(1, 1, 1, 1)) == only_on(able, among)
+
+
+def test_workers_that_fit_on_no_device_type_alone_are_refused():
+    apart = two_workers(*ONE_A10G.nodes, *ONE_H100.nodes)
+    assert apart.slots == 1  # on the nodes of both together
+    check_fit([SMALL, H100], apart)
+    check_fit([], apart)
+    with pytest.raises(
+        SweepError, match=r"^workers_per_trial: must all fit on one device type \(there are NVIDIA A10G"
+    ):
+        check_fit([SMALL], apart)
+
+
+def test_a_device_type_without_room_for_a_trial_is_neither_probed_nor_confirmed_on():
+    resources = two_workers(*SMALL.nodes, *H100.nodes)
+    assert unprobed([SMALL, H100], {}) == [H100]
+    places = find_places([SMALL, H100], {name: {"fp32": "default"} for name in (SMALL.name, H100.name)}, resources)
+    assert [(place.device, place.resources.placement) for place in places] == [("NVIDIA H100", H100_ONLY)]
+
+
 USABLE = {"NVIDIA H100": {"fp32": "default", "fp8-rowwise": "default"}, "NVIDIA A10G": {"fp32": "cublaslt"}}
 
 
@@ -74,15 +133,22 @@ def test_what_has_still_to_be_probed():
 
 def test_each_device_type_is_a_place_of_its_own():
     resources = Resources(1, 1, 18, 4)
-    alone = find_places([H100], USABLE, resources)
-    assert alone == [Place("NVIDIA H100", resources, USABLE["NVIDIA H100"])]
-    assert find_places([], USABLE, resources) == alone
-    assert find_places([A10G], USABLE, resources) == [Place("NVIDIA A10G", resources, USABLE["NVIDIA A10G"])]
+    assert find_places([], USABLE, resources) == [Place("NVIDIA H100", resources, USABLE["NVIDIA H100"])]
+    (alone,) = find_places([H100], USABLE, resources)
+    assert (alone.device, alone.resources.placement, alone.resources.slots) == ("NVIDIA H100", {}, 16)
+    (alone,) = find_places([A10G], USABLE, resources)
+    assert (alone.device, alone.routes, alone.resources.slots) == ("NVIDIA A10G", USABLE["NVIDIA A10G"], 2)
     two = find_places([A10G, H100, PCIE], USABLE, resources)
     assert [place.device for place in two] == ["NVIDIA A10G", "NVIDIA H100"]
     assert two[0].resources.placement == {"resources": {"accelerator_type:A10G": 0.001}}
     sweep = Sweep(name="s", task="m:f", space={}, precisions=("fp32", "fp8-rowwise"), compile=True)
     assert [lacks_arms(place, sweep) for place in two] == [True, False]
+
+
+def test_a_timing_has_the_whole_node_that_came_when_nobody_knew_which_would():
+    waiting = resources_of(Sweep(name="s", task="m:f", space={}), [{"CPU": 0}], lambda: None)
+    (place,) = find_places([XEON], {"Xeon": {"fp32": "default"}}, waiting)
+    assert place.resources.exclusive == {"num_cpus": 8, "num_gpus": 0}
 
 
 def test_the_same_blocks_run_at_each_place_in_its_precisions_under_names_of_their_own():

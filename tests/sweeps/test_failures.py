@@ -1,11 +1,17 @@
 """What a dead process is called, and how many trials fit on a cluster."""
 
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import ray.exceptions
+from ray.core.generated.common_pb2 import ActorDiedErrorContext
 
 from sweeps import Sweep, SweepError
 from sweeps.engine.cluster import resources_of
-from sweeps.engine.failures import MemoryKill, died, failure
+from sweeps.engine.controller import _Trial
+from sweeps.engine.failures import Losses, MemoryKill, died, failure
 from trainables.meeting import WorkerLost
 
 
@@ -29,6 +35,58 @@ def test_failures_have_a_status_and_a_reason_of_one_line(error: BaseException, s
     assert found == status
     assert reason in why
     assert "\n" not in why
+
+
+GONE = "The actor died because its node has died. Node Id: 00\n\tthe actor's node was terminated unexpectedly: x"
+CRASHED = "The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR"
+
+
+def actor_died(why: str) -> ray.exceptions.ActorDiedError:
+    return ray.exceptions.ActorDiedError(cause=ActorDiedErrorContext(error_message=why, actor_id=b"0" * 16))
+
+
+def task_failed(cause: BaseException) -> ray.exceptions.RayTaskError:
+    return ray.exceptions.RayTaskError("f", "", cause)
+
+
+OF_NODE = [
+    actor_died(GONE),
+    ray.exceptions.ActorUnavailableError("rpc error: connection refused", None),
+    ray.exceptions.NodeDiedError("Task failed because the node it was running on is dead or unavailable."),
+    task_failed(WorkerLost("worker 2 of 2 went away: ActorUnavailableError: rpc error")),
+    task_failed(WorkerLost(f"worker 2 of 2 went away: ActorDiedError: {GONE}")),
+]
+OF_PROCESS = [
+    actor_died(CRASHED),
+    ray.exceptions.WorkerCrashedError(),
+    MemoryKill(error_msg="Memory on the node (IP: x) was 3.80GB used / 23.54GB limit"),
+    task_failed(WorkerLost(f"worker 2 of 2 went away: ActorDiedError: {CRASHED}")),
+    task_failed(ValueError("planted NodeDiedError")),
+]
+
+
+@pytest.mark.parametrize("error", OF_NODE)
+def test_a_trial_goes_on_as_often_as_its_node_goes_while_it_gets_further(error: BaseException):
+    losses = Losses()
+    assert all(losses.goes_on(error, reports) for reports in range(100))
+    assert losses.goes_on(OF_PROCESS[0], 99)
+    assert [losses.goes_on(error, reports) for reports in [98, 99] * 5] == [True] * 9 + [False]
+
+
+@pytest.mark.parametrize("error", OF_PROCESS)
+def test_a_trial_goes_on_once_where_its_process_alone_dies(error: BaseException):
+    losses = Losses()
+    assert [losses.goes_on(error, reports) for reports in (1, 2)] == [True, False]
+
+
+def test_the_controller_has_a_trial_go_on_when_its_node_goes_for_the_third_time(tmp_path: Path):
+    storage = SimpleNamespace(trial_driver_staging_path=str(tmp_path))
+    trial: Any = _Trial(type("Nothing", (), {}), 0, max_failures=1, storage=storage)
+    for error in [OF_NODE[0], OF_NODE[1], OF_NODE[2], OF_PROCESS[0]]:
+        trial.handle_error(error)
+        assert trial.should_recover()
+    trial.handle_error(OF_PROCESS[0])
+    assert not trial.should_recover()
 
 
 def sweep(**changes: object) -> Sweep:

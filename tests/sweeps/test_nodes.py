@@ -4,6 +4,8 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import losing
+import misplaced
 import nodes
 import pytest
 import two_types
@@ -77,3 +79,32 @@ def test_each_device_type_is_probed_and_confirmed_and_no_pair_crosses(tmp_path: 
     verdicts = results.verdicts.groupby("device")
     assert set(verdicts.groups) == set(cpus.values())
     assert all(set(rows["config_id"]) - {"best"} == set(confirmed["config_id"]) for _, rows in verdicts)
+
+
+@pytest.mark.cluster
+def test_trials_and_timed_pairs_go_on_where_they_were_however_often_their_node_goes(tmp_path: Path):
+    ended = nodes.run_alone("tests.sweeps.losing", tmp_path, timeout=280)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    lost = json.loads(ended.stdout.splitlines()[-1])
+    assert lost == dict.fromkeys(("search", "timing", "confirm"), losing.TIMES)
+    results = load(tmp_path / "run")
+    trained = results.trials[results.trials["stage"] != "probe"]
+    assert trained["status"].tolist() == ["completed"] * 4, trained["status_reason"].dropna().tolist()
+    assert results.timings["status"].eq("completed").all(), results.timings["status_reason"].dropna().tolist()
+    assert (results.history.groupby("trial_id")["epoch"].apply(list) == [[*map(float, range(1, 13))]] * 4).all()
+    steps = Counter((tmp_path / "steps").read_text().splitlines())  # probe and searched trial have one seed
+    searched = [steps[f"{trained['seed'].min()} {mixed}"] for mixed in (False, True)]
+    assert all(losing.EPOCHS * losing.NUM_STEPS <= each < 64 for each in searched), steps  # 72 if begun anew
+
+
+@pytest.mark.cluster
+def test_a_trial_whose_precision_a_node_does_not_have_begins_again_elsewhere_if_it_can(tmp_path: Path):
+    ended = nodes.run_alone("tests.sweeps.misplaced", tmp_path, timeout=120)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    both, right_alone = (json.loads(line) for line in ended.stdout.splitlines() if line.startswith("{"))
+    assert len(both) == len(right_alone) == misplaced.NUM_TRIALS
+    assert {status for _, status in both.values()} == {"running"}, both
+    assert {host for host, _ in both.values()} == {"left", "right"}
+    for trial, (host, status) in right_alone.items():
+        number = int(trial.removeprefix("trial-"))
+        assert (host, status) == ("right", ("running", "unsupported")[number % 2])
