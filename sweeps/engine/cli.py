@@ -1,6 +1,7 @@
 """The command line: what a sweep script's ``main`` does, and the commands of ``ampsweep``."""
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from analysis.schema import ResultsError
 from sweeps.engine.flags import naming_flags, parse, parse_run, parse_task
 from sweeps.engine.hyperparameter_flags import flag_of
+from sweeps.engine.leaving import is_ray_silent
 from sweeps.engine.parser import Parser, parse_known
 from sweeps.engine.sweep import Sweep, SweepError
 from sweeps.search.checks import Unfinished, did_you_mean
@@ -116,6 +118,10 @@ def _leave(*told: object) -> NoReturn:
 
 def _fail(message: str, code: int) -> NoReturn:
     print(one_line(f"error: {message}"), file=sys.stderr)
+    if is_ray_silent():  # at its exit, Ray would wait for what has ended
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)
 
 

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
+from sweeps.engine.leaving import leave
+
 
 class Streams:
     """Tasks that run a generator function, never retried: a trial that failed must be seen to have failed.
@@ -56,11 +58,17 @@ class Streams:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if kind is None:
+            for stream in list(self._running):
+                self.ended(stream)
+        else:
+            leave(self._end)
+
+    def _end(self) -> None:
         import ray
 
         for stream in list(self._running):
-            if kind is not None:
-                ray.cancel(stream, force=True)
+            ray.cancel(stream, force=True)
             self.ended(stream)
 
 
