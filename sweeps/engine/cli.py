@@ -97,7 +97,7 @@ def _exit(command: Callable[[], int], flags: Collection[str] = ()) -> NoReturn:
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # where a terminal closes, as that of `ray submit`
         signal.signal(signal.SIGHUP, _leave)
     try:
-        sys.exit(command())
+        _quit(command())
     except SweepError as error:
         _fail(naming_flags(str(error)), BAD_INPUT)
     except (TaskError, ResultsError) as error:
@@ -118,7 +118,11 @@ def _leave(*told: object) -> NoReturn:
 
 def _fail(message: str, code: int) -> NoReturn:
     print(one_line(f"error: {message}"), file=sys.stderr)
-    if is_ray_silent():  # at its exit, Ray would wait for what has ended
+    _quit(code)
+
+
+def _quit(code: int) -> NoReturn:
+    if is_ray_silent():  # at the process's exit, Ray would wait for what has ended
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sweeps.engine.autoscaler import Node, startable_nodes
-from sweeps.engine.leaving import arrive, end_own_ray, leave
+from sweeps.engine.leaving import arrive, end_own_ray, is_ray_silent, leave
 from sweeps.engine.own_machines import await_first_worker
 from sweeps.engine.sweep import Sweep
 from sweeps.search.checks import refuse
@@ -110,8 +110,8 @@ def ray_session(address: str | None) -> Iterator[None]:
     """
     import ray
 
-    arrive()
     if ray.is_initialized():
+        arrive()
         yield
         return
     field, found = find_address(address)
@@ -126,12 +126,14 @@ def ray_session(address: str | None) -> Iterator[None]:
         remedy = "see ray status, with RAY_AUTH_MODE=token where the cluster wants a token"
         refuse(field, f"Ray could not be reached or started ({why})", found, remedy)
     try:
+        arrive()
         yield
-    except BaseException:
-        if not leave(ray.shutdown):
-            end_own_ray()
-        raise
-    ray.shutdown()
+    finally:
+        try:
+            leave(ray.shutdown)
+        finally:  # a second signal, too
+            if is_ray_silent():
+                end_own_ray()
 
 
 @contextmanager

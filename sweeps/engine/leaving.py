@@ -1,51 +1,79 @@
-"""Leaving Ray where the driver ends early: what ends it may have ended Ray, too."""
+"""Leaving Ray: what tells the driver to end may have ended Ray, too."""
 
 import contextlib
+import socket
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-LEAVE_S = 5.0
-"""What Ray gets to let a driver go."""
+LEAVE_S = 3.0
+"""What a call gets to return once Ray no longer answers."""
 
-_silent = threading.Event()
+
+@dataclass
+class _Ray:
+    """The Ray of this process: where its GCS listens, if that is known, and whether it left something unanswered."""
+
+    address: str = ""
+    is_silent: bool = False
+
+
+_ray = _Ray()
 
 
 def arrive() -> None:
-    """Begins with a Ray that has left nothing unanswered yet."""
-    _silent.clear()
+    """Begins with the Ray that is connected."""
+    import ray
+
+    _ray.address, _ray.is_silent = ray.get_runtime_context().gcs_address, False
 
 
 def leave(action: Callable[[], object]) -> bool:
-    """Asks Ray for something on the way out, and waits a few seconds at most.
+    """Asks Ray for something on the way out, and waits for as long as Ray is there.
 
     Where a scheduler tells all processes of a job to end, Ray's go, too. Its calls then wait a minute for the answer of
-    a process that has ended, and Ray ends the driver where it stands.
+    a process that has ended, do not heed signals meanwhile, and have Ray end the driver where it stands.
 
     Args:
         action: calls Ray; what it raises says that there is nothing left to ask for.
 
     Returns:
-        whether Ray answered; once it has not, it is not asked again.
+        whether it returned; once Ray has left something unanswered, it is not asked again.
     """
-    if _silent.is_set():
+    if _ray.is_silent:
         return False
-    asking = threading.Thread(target=_try, args=(action,), daemon=True)
-    asking.start()
-    asking.join(LEAVE_S)
-    if asking.is_alive():
-        _silent.set()
-    return not asking.is_alive()
+    returned = threading.Event()
+    try:
+        threading.Thread(target=_try, args=(action, returned), daemon=True).start()
+        while not returned.wait(0.5) and _is_there():
+            pass
+        returned.wait(LEAVE_S)
+    finally:  # a signal, too
+        _ray.is_silent = not returned.is_set()
+    return returned.is_set()
 
 
-def _try(action: Callable[[], object]) -> None:
+def _try(action: Callable[[], object], returned: threading.Event) -> None:
     with contextlib.suppress(Exception):
         action()
+    returned.set()
+
+
+def _is_there() -> bool:
+    host, _, port = _ray.address.rpartition(":")
+    if not port:
+        return True
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def is_ray_silent() -> bool:
     """Whether Ray has left something unanswered, so that it would not let the process end in good order, either."""
-    return _silent.is_set()
+    return _ray.is_silent
 
 
 def end_own_ray() -> None:

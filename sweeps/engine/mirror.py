@@ -110,8 +110,9 @@ class Mirror:
     def _run(self) -> None:
         while not self._stopped.wait(EVERY_S) and not self._is_lost:
             self.copy()
-        if self._is_lost and not self._stopped.is_set() and self._driver is threading.main_thread():
-            signal.pthread_kill(self._driver.ident or 0, signal.SIGINT)  # whoever slept too long must not go on
+        heeded = [each for each in (signal.SIGINT, signal.SIGTERM) if callable(signal.getsignal(each))]
+        if self._is_lost and heeded and not self._stopped.is_set() and self._driver is threading.main_thread():
+            signal.pthread_kill(self._driver.ident or 0, heeded[0])  # whoever slept too long must not go on
 
     def _is_own(self, lock: bytes | None) -> bool:
         """Whether nobody else has signed the lock."""

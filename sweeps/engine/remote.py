@@ -58,17 +58,14 @@ class Streams:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        if kind is None:
-            for stream in list(self._running):
-                self.ended(stream)
-        else:
-            leave(self._end)
+        leave(lambda: self._end(kind is not None))
 
-    def _end(self) -> None:
+    def _end(self, early: bool) -> None:
         import ray
 
         for stream in list(self._running):
-            ray.cancel(stream, force=True)
+            if early:
+                ray.cancel(stream, force=True)
             self.ended(stream)
 
 

@@ -100,10 +100,7 @@ class Workers:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        if kind is None:
-            self._end()
-        else:
-            leave(self._end)
+        leave(self._end)
 
     def _end(self) -> None:
         for actor, _ in self.manager._live_actors_to_ray_actors_resources.values():

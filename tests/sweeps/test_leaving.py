@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import threading
 import time
 from pathlib import Path
@@ -13,25 +14,45 @@ from drivers import driver, errors_of
 from analysis import load
 from analysis.schema import ResultsError
 from sweeps.engine import leaving
-from sweeps.engine.leaving import arrive, is_ray_silent, leave
+from sweeps.engine.leaving import is_ray_silent, leave
 from sweeps.engine.stages import KEPT
 
 
-def test_what_ray_leaves_unanswered_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def gcs(monkeypatch: pytest.MonkeyPatch) -> socket.socket:
+    """What listens where Ray's does."""
+    listens = socket.create_server(("127.0.0.1", 0))
+    monkeypatch.setattr(leaving, "_ray", leaving._Ray(f"127.0.0.1:{listens.getsockname()[1]}"))
+    return listens
+
+
+def test_what_ray_leaves_unanswered_is_not_asked_again_once_it_has_gone(
+    gcs: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(leaving, "LEAVE_S", 0.05)
     asked, never = [], threading.Event()
-    assert leave(lambda: asked.append("first"))
-    assert leave(lambda: [][0])  # there is nothing left to ask for
-    assert not is_ray_silent()
-    try:
-        assert not leave(never.wait)
-        assert not leave(lambda: asked.append("second"))
-        assert is_ray_silent()
-    finally:
-        never.set()
-        arrive()
-    assert leave(lambda: asked.append("third"))
-    assert asked == ["first", "third"]
+    with gcs:
+        assert leave(lambda: asked.append("first"))
+        assert leave(lambda: [][0])  # there is nothing left to ask for
+        assert leave(lambda: never.wait(1.2))  # a Ray that is slow is waited for
+        assert not is_ray_silent()
+    assert not leave(never.wait)
+    assert not leave(lambda: asked.append("second"))
+    assert is_ray_silent()
+    assert asked == ["first"]
+    never.set()
+
+
+def test_a_signal_while_ray_is_asked_says_that_it_has_not_answered(heeds_sigint: None, gcs: socket.socket) -> None:
+    def interrupt_and_wait() -> None:
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        never.wait()
+
+    never = threading.Event()
+    with gcs, pytest.raises(KeyboardInterrupt):
+        leave(interrupt_and_wait)
+    assert is_ray_silent()
+    never.set()
 
 
 def has_reported(folder: Path) -> bool:

@@ -129,7 +129,7 @@ def test_results_in_a_store_outlive_the_copy_on_the_driver_s_disk(home: Home, tm
 
 
 def test_a_driver_whose_lock_another_one_took_over_ends_and_leaves_it(
-    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    heeds_sigint: None, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(mirror, "EVERY_S", 0.05)
     lock = tmp_path / "store" / "run" / "lock"
