@@ -77,9 +77,9 @@ def is_ray_silent() -> bool:
 
 
 def end_own_ray() -> None:
-    """Ends the processes of a Ray that this driver started, without asking them."""
+    """Ends the processes of a Ray that this driver started, of which some may have ended."""
     from ray._private import worker
 
     node: Any = worker._global_node
     if node is not None:
-        node.kill_all_processes(check_alive=False, allow_graceful=False)
+        node.kill_all_processes(check_alive=False, allow_graceful=True)
