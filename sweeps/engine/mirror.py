@@ -74,10 +74,8 @@ class Mirror:
             self.is_whole = True
             return
         self.copy()
-        deadline = time.monotonic() + LAST_S
-        while self._error is not None and error is None and time.monotonic() < deadline:
-            time.sleep(EVERY_S)
-            self.copy()
+        if error is None:
+            self._try_again()
         if self._is_lost:
             remedy = f"it took over from this one, whose last results lie in {self.folder} on {socket.gethostname()}"
             raise Unfinished(f"run_name: must not be in use by another driver, got {self.url.shown!r}; {remedy}")
@@ -88,6 +86,14 @@ class Mirror:
             kept = f"all that was measured lies in {self.folder} on {socket.gethostname()}"
             why = f"{error}; " if isinstance(error, Unfinished) else ""
             raise Unfinished(f"{why}storage: {self.url.shown} can no longer be written ({_words(self._error)}); {kept}")
+
+    def _try_again(self) -> None:
+        """Copies until the store has all, it has failed for too long, or a signal ends the wait."""
+        deadline = time.monotonic() + LAST_S
+        with contextlib.suppress(KeyboardInterrupt):  # whose message would not say where the results are
+            while self._error is not None and time.monotonic() < deadline:
+                time.sleep(EVERY_S)
+                self.copy()
 
     def copy(self) -> None:
         """Copies what is new, unless another driver has taken over; what fails is tried again at the next call."""

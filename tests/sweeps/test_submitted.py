@@ -120,6 +120,18 @@ def test_a_store_that_comes_back_within_a_minute_has_all_in_the_end(
     assert not home.folder.exists()
 
 
+def test_who_interrupts_the_wait_for_a_store_is_told_where_the_results_lie(
+    heeds_sigint: None, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def interrupt(seconds: float) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(mirror.time, "sleep", interrupt)
+    with pytest.raises(Unfinished, match=rf"all that was measured lies in {home.folder} on"), home.kept():
+        break_down(tmp_path / "store")
+    assert (home.folder / "sweep.json").exists()
+
+
 def test_results_in_a_store_outlive_the_copy_on_the_driver_s_disk(home: Home, tmp_path: Path):
     with home.kept():
         kept = tmp_path / "store" / "run" / "checkpoints"
