@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from analysis.schema import ResultsError
@@ -18,6 +19,7 @@ from sweeps.search.domains import Domain
 from trainables.ladder import LADDER
 from trainables.loading import TaskError
 from trainables.settings import Setting
+from trainables.storage import Url, is_url
 from trainables.text import one_line
 
 if TYPE_CHECKING:
@@ -145,8 +147,14 @@ def _run(sweep: Sweep) -> int:
 
     console = Console()
     print_report(results, console)
-    console.print(Text(f"results: {', '.join(map(str, results.folders.values()))}"), soft_wrap=True)
+    console.print(Text(f"results: {_where(sweep.storage, results.folders)}"), soft_wrap=True)
     return _ended(results)
+
+
+def _where(storage: str, folders: Mapping[str, Path]) -> str:
+    """Where results lie; the copy here of what lies in an object store goes with this process."""
+    ((run_name, folder),) = folders.items()
+    return (Url(storage) / run_name).shown if is_url(storage) else str(folder)
 
 
 def _ended(results: "Results") -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.engine import mirror
+from sweeps.engine import cli, mirror
 from sweeps.engine.folders import Home
 from sweeps.engine.mirror import Mirror
 from sweeps.search.checks import Unfinished
@@ -159,3 +159,9 @@ def run_on(home: Home, lock: Path, theirs: bytes) -> None:
         for _ in range(1500):
             lock.write_bytes(theirs)
             time.sleep(0.02)
+
+
+def test_the_last_line_names_the_store_and_not_the_copy_of_it(tmp_path: Path):
+    store = "s3://key:hidden@bucket/sweeps?scheme=http"
+    assert cli._where(store, {"first": tmp_path / "first"}) == "s3://bucket/sweeps/first"
+    assert cli._where("runs", {"first": Path("runs/first")}) == "runs/first"
