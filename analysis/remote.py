@@ -1,10 +1,13 @@
 """Reading a sweep's folder from an object store, while the sweep is still running, too."""
 
 import atexit
+import contextlib
 import functools
+import os
 import re
 import shutil
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -58,7 +61,8 @@ def fetch(url: str, folder: Path) -> None:
             there = store.get_file_info(fs.FileSelector(f"{path}/{part}".rstrip("/"), allow_not_found=True))
             for info in there:
                 if info.type == fs.FileType.File:
-                    _bring(store, info, folder / part / info.base_name)
+                    with contextlib.suppress(FileNotFoundError):  # as the lock, which goes with the driver
+                        _bring(store, info, folder / part / info.base_name)
     except (OSError, ValueError) as error:
         _refuse(url, " ".join(str(error).split())[:200])
     if not (folder / SWEEP_FILE).exists():
@@ -71,7 +75,10 @@ def _bring(store: Any, info: Any, file: Path) -> None:
         return
     file.parent.mkdir(parents=True, exist_ok=True)
     with store.open_input_stream(info.path) as stream:
-        file.write_bytes(stream.read())
+        content = stream.read()
+    temporary = file.with_name(f"{file.name}.{threading.get_ident()}")  # another thread may be reading the run, too
+    temporary.write_bytes(content)
+    os.replace(temporary, file)
 
 
 def _refuse(url: str, why: str) -> NoReturn:

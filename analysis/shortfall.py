@@ -16,6 +16,14 @@ def shortfall(results: Results) -> str | None:
     Args:
         results: of one sweep that has ended.
     """
+    reason = _shortfall(results)
+    lost = results.trials.query("status == 'lost' and stage != 'probe'")
+    if reason is None or lost.empty:
+        return reason
+    return f"{reason}; --resume --run-name {lost['sweep'].iloc[0]} runs again what was lost"
+
+
+def _shortfall(results: Results) -> str | None:
     (sweep,) = results.sweeps
     trials = results.trials
     probed, searched, confirmed = (trials[trials["stage"] == stage] for stage in ("probe", "search", "confirm"))

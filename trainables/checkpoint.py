@@ -9,7 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -27,10 +27,13 @@ def write(path: Path | Url, state: Mapping[str, Any]) -> None:
     Args:
         path: its folder is made if need be.
         state: tensors and plain data.
+
+    Raises:
+        OSError: the storage fails.
     """
     if isinstance(path, Url):
         with tempfile.TemporaryFile() as made:
-            torch.save(dict(state), made)
+            _save(state, made)
             made.seek(0)
             path.write(made)
         return
@@ -38,13 +41,22 @@ def write(path: Path | Url, state: Mapping[str, Any]) -> None:
     temporary = path.with_name(f"{path.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as file:
-            torch.save(dict(state), file)
+            _save(state, file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     _sync_folder(path.parent)
+
+
+def _save(state: Mapping[str, Any], file: IO[bytes]) -> None:
+    try:
+        torch.save(dict(state), file)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):  # such as a full disk, of which PyTorch then says something else
+            raise error.__context__ from None
+        raise
 
 
 def write_weights(path: Path | Url, weights: Mapping[str, Any]) -> bool:

@@ -1,7 +1,8 @@
 """What Ray Tune tells of its trials, as rows of the journal."""
 
-from collections.abc import Collection, Mapping
-from typing import Any
+import functools
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, TypeVar, cast
 
 from ray import tune
 from ray.tune.experiment import Trial
@@ -14,13 +15,35 @@ from sweeps.engine.failures import failure
 from sweeps.engine.recorder import Recorder
 from sweeps.engine.search_budget import SearchBudget
 from sweeps.engine.tracking import tell_end
+from sweeps.search.checks import Unfinished
 from sweeps.search.plan import PlannedTrial, with_config
 from sweeps.search.population import DONOR
 from sweeps.search.searchers import Search
 
+_Told = TypeVar("_Told", bound=Callable[..., None])
+
+
+class Ending(BaseException):
+    """Carries what ends the sweep through Tune, which takes every ``Exception`` for a trial's own."""
+
+
+def _through_tune(told: _Told) -> _Told:
+    """What Tune calls, with an :class:`Ending` in place of an ``Unfinished``."""
+
+    @functools.wraps(told)
+    def tell(*arguments: Any, **info: Any) -> None:
+        try:
+            told(*arguments, **info)
+        except Unfinished as error:
+            raise Ending from error
+
+    return cast(_Told, tell)
+
 
 class JournalCallback(tune.Callback):
     """Records what Tune tells of its trials.
+
+    Each method raises :class:`Ending` where the storage can no longer be written.
 
     Args:
         search: knows the trials; is told which of them start.
@@ -46,6 +69,7 @@ class JournalCallback(tune.Callback):
         self._last: dict[str, Mapping[str, Any]] = {}
         self._begun: dict[str, PlannedTrial] = {}
 
+    @_through_tune
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A trial got its worker: for the first time, or again after a pause and perhaps with other hyperparameters."""
         self._search.started(trial)
@@ -70,6 +94,7 @@ class JournalCallback(tune.Callback):
             self._recorder.record("trial", rows.changed(now, trial.config.get(DONOR)))
         self._begun[now.trial_id] = now
 
+    @_through_tune
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
@@ -85,10 +110,12 @@ class JournalCallback(tune.Callback):
         """A trial left its worker: it has ended, was lost, or pauses."""
         self._recorder.meter.rests(trial.config["spec"]["trial_id"])
 
+    @_through_tune
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Tune has handled an event, or waited a moment for one."""
         self._recorder.keep_costs()
 
+    @_through_tune
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A trial ended by itself or was stopped by the scheduler, or the budget ended the search."""
         trial_id = trial.config["spec"]["trial_id"]
@@ -105,6 +132,7 @@ class JournalCallback(tune.Callback):
                 # Its worker does not know; what is sent now comes before the worker ends or takes the next trial.
                 trial.temporary_state.ray_actor.tell_end.remote("pruned", reason)
 
+    @_through_tune
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A trial's process died."""
         status, reason = failure(_error_of(trial))

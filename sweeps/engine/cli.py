@@ -1,14 +1,17 @@
 """The command line: what a sweep script's ``main`` does, and the commands of ``ampsweep``."""
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from analysis.schema import ResultsError
 from sweeps.engine.flags import naming_flags, parse, parse_run, parse_task
 from sweeps.engine.hyperparameter_flags import flag_of
+from sweeps.engine.leaving import is_ray_silent
 from sweeps.engine.parser import Parser, parse_known
 from sweeps.engine.sweep import Sweep, SweepError
 from sweeps.search.checks import Unfinished, did_you_mean
@@ -16,6 +19,7 @@ from sweeps.search.domains import Domain
 from trainables.ladder import LADDER
 from trainables.loading import TaskError
 from trainables.settings import Setting
+from trainables.storage import Url, is_url
 from trainables.text import one_line
 
 if TYPE_CHECKING:
@@ -95,7 +99,7 @@ def _exit(command: Callable[[], int], flags: Collection[str] = ()) -> NoReturn:
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # where a terminal closes, as that of `ray submit`
         signal.signal(signal.SIGHUP, _leave)
     try:
-        sys.exit(command())
+        _quit(command())
     except SweepError as error:
         _fail(naming_flags(str(error)), BAD_INPUT)
     except (TaskError, ResultsError) as error:
@@ -116,6 +120,14 @@ def _leave(*told: object) -> NoReturn:
 
 def _fail(message: str, code: int) -> NoReturn:
     print(one_line(f"error: {message}"), file=sys.stderr)
+    _quit(code)
+
+
+def _quit(code: int) -> NoReturn:
+    if is_ray_silent():  # at the process's exit, Ray would wait for what has ended
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)
 
 
@@ -135,8 +147,14 @@ def _run(sweep: Sweep) -> int:
 
     console = Console()
     print_report(results, console)
-    console.print(Text(f"results: {', '.join(map(str, results.folders.values()))}"), soft_wrap=True)
+    console.print(Text(f"results: {_where(sweep.storage, results.folders)}"), soft_wrap=True)
     return _ended(results)
+
+
+def _where(storage: str, folders: Mapping[str, Path]) -> str:
+    """Where results lie; the copy here of what lies in an object store goes with this process."""
+    ((run_name, folder),) = folders.items()
+    return (Url(storage) / run_name).shown if is_url(storage) else str(folder)
 
 
 def _ended(results: "Results") -> int:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sweeps.engine.autoscaler import Node, startable_nodes
+from sweeps.engine.leaving import arrive, end_own_ray, is_ray_silent, leave
 from sweeps.engine.own_machines import await_first_worker
 from sweeps.engine.sweep import Sweep
 from sweeps.search.checks import refuse
@@ -114,26 +115,44 @@ def ray_session(address: str | None) -> Iterator[None]:
     import ray
 
     if ray.is_initialized():
+        arrive()
         yield
         return
-    on_sigterm = signal.getsignal(signal.SIGTERM)
     field, found = find_address(address)
     starts_here: dict[str, Any] = {"include_dashboard": False, **own_cpus()} if found is None else {}
     _check_reachable(field, found or "")
     try:
-        with warnings.catch_warnings(), _starting(found is None):
+        with warnings.catch_warnings(), _own_sigterm(), _starting(found is None):
             warnings.simplefilter("ignore")
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True, **starts_here)
     except (OSError, RuntimeError, ValueError) as error:
         why = " ".join(str(error).split())[:300]
         remedy = "see ray status, with RAY_AUTH_MODE=token where the cluster wants a token"
         refuse(field, f"Ray could not be reached or started ({why})", found, remedy)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own handler exits at once, with the signal's number
+    try:
+        arrive()
+        yield
+    finally:
+        try:
+            leave(ray.shutdown)
+        finally:  # a second signal, too
+            if is_ray_silent():
+                end_own_ray()
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keeps Ray's handlers out: that in Python exits at once, with the signal's number, that in C++ aborts."""
+    from ray._private import utils
+
+    handler, put_in = signal.getsignal(signal.SIGTERM), utils.set_sigterm_handler
+    utils.set_sigterm_handler = lambda handler: None
     try:
         yield
     finally:
-        ray.shutdown()
+        utils.set_sigterm_handler = put_in
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
 
 def _starting(here: bool) -> AbstractContextManager[None]:

@@ -147,9 +147,11 @@ class Confirmation:
         if report["examples"] is not None:
             import numpy as np
 
-            folder = self._recorder.journal.folder / EXAMPLES_DIR
-            folder.mkdir(exist_ok=True)
-            np.save(folder / f"{trial_id}.npy", report["examples"])
+            journal = self._recorder.journal
+            folder = journal.folder / EXAMPLES_DIR
+            with journal.writing():
+                folder.mkdir(exist_ok=True)
+                np.save(folder / f"{trial_id}.npy", report["examples"])
 
     def time_blocks(self, trials: Sequence[PlannedTrial]) -> None:
         """Times every block of the trials, one after the other, on a device that nothing else uses."""

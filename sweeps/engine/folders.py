@@ -5,7 +5,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,8 +52,11 @@ class Home:
         return str(self.folder.resolve() / name) if self.url is None else (self.url / name).text
 
     @contextmanager
-    def kept(self) -> Iterator[None]:
+    def kept(self, is_taken_back: Callable[[], bool] = lambda: False) -> Iterator[None]:
         """Has an object store follow what happens in the folder inside the ``with``.
+
+        Args:
+            is_taken_back: says in the end whether the run has never begun, and nothing is to stay of it.
 
         Raises:
             SweepError: it cannot be written, or another driver writes there.
@@ -62,7 +65,7 @@ class Home:
         if self.url is None:
             yield
             return
-        mirror = Mirror(self.folder, self.url)
+        mirror = Mirror(self.folder, self.url, is_taken_back)
         try:
             with mirror:
                 yield

@@ -2,13 +2,14 @@
 
 import contextlib
 import datetime
+import errno
 import fcntl
 import json
 import math
 import os
 import shutil
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, TextIO
@@ -28,7 +29,8 @@ class Journal:
     Args:
         folder: of the run; made if need be.
 
-    ``only_probed`` says whether nothing but the probe has been recorded by this driver.
+    ``only_probed`` says whether nothing but the probe has been recorded by this driver, ``is_taken_back`` whether it
+    has begun the run and taken it back.
 
     Raises:
         SweepError: the folder cannot be written, or another driver is writing it.
@@ -36,10 +38,11 @@ class Journal:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._writer = f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
+        self._writer = ""
         self._file: TextIO | None = None
         self._synced_s = time.monotonic()
         self.only_probed = True
+        self.is_taken_back = False
         self._missing: list[Path] = []
         self._made: set[str] = set()
         try:
@@ -52,16 +55,22 @@ class Journal:
             refuse_storage(folder, error)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             self._lock.close()
             refuse(
                 "run_name", "must not be in use by another driver", folder.name, "wait for it, or choose another name"
             )
+        except OSError as error:  # as of a Lustre that is mounted without locks
+            self._lock.close()
+            self._remove(self._made)
+            remedy = "name a folder of another file system"
+            refuse("storage", f"must be a folder whose files can be locked ({error.strerror})", str(folder), remedy)
 
         # Only now does nobody else write here; until then another driver may have begun a run, and even ended it.
         if any((folder / JOURNAL_DIR).iterdir()):
             self._made.discard(JOURNAL_DIR)
         self._known = set(os.listdir(folder)) - self._made
+        self._writer = _writer_after(file.stem.rpartition("-")[0] for file in (folder / JOURNAL_DIR).glob("*.jsonl"))
 
     @property
     def is_used(self) -> bool:
@@ -73,12 +82,14 @@ class Journal:
         self.only_probed = self.only_probed and (kind == "spent" or (kind == "trial" and row.get("stage") == "probe"))
         finite = {key: None if is_unknown(value) else value for key, value in row.items()}
         line = json.dumps({"kind": kind, **finite}, default=str, allow_nan=False)
-        with self._unfinished_on_error():
+        with self.writing():
             self._append(line + "\n")
 
     def take_back(self) -> None:
         """Removes what this driver made, of a run that ended before its first trial: its name is free again."""
-        self._remove(set(os.listdir(self.folder)) - self._known)
+        if self.folder.exists():  # or somebody else has deleted it
+            self._remove(set(os.listdir(self.folder)) - self._known)
+        self.is_taken_back = not (self.folder / SWEEP_FILE).exists()
 
     def _remove(self, names: Collection[str]) -> None:
         for path in (self.folder / name for name in names):
@@ -98,9 +109,16 @@ class Journal:
         self._file.flush()
         if time.monotonic() - self._synced_s >= SYNC_EVERY_S:
             self._sync()
+            if not os.fstat(self._file.fileno()).st_nlink:
+                raise FileNotFoundError(errno.ENOENT, "it was deleted")
 
     @contextlib.contextmanager
-    def _unfinished_on_error(self) -> Iterator[None]:
+    def writing(self) -> Iterator[None]:
+        """Has a storage that fails within the ``with`` end the run.
+
+        Raises:
+            Unfinished: it failed.
+        """
         try:
             yield
         except OSError as error:
@@ -117,10 +135,16 @@ class Journal:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if self._file is not None:
-            with contextlib.suppress(OSError) if error is not None else self._unfinished_on_error():
+            with contextlib.suppress(OSError) if error is not None else self.writing():
                 self._sync()
                 self._file.close()
         self._lock.close()  # the lock goes with it, as it does when the process dies
+
+
+def _writer_after(before: Iterable[str]) -> str:
+    """A name for what this driver writes, by which it is read after all others, whatever their clocks said."""
+    last, now = max(before, default=""), f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
+    return now if now > last else f"{last}-{os.getpid()}"
 
 
 def is_unknown(value: Any) -> bool:
@@ -139,9 +163,12 @@ def write_declaration(folder: Path, declaration: Mapping[str, Any]) -> None:
         temporary.write_text(json.dumps(declaration, indent=2, default=str) + "\n", encoding="utf-8")
         os.replace(temporary, folder / SWEEP_FILE)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         refuse_storage(folder, error)
 
 
 def refuse_storage(folder: Path, error: OSError) -> NoReturn:
     """Raises the error for a folder of results that cannot be written."""
-    refuse("storage", f"must be a folder that can be written ({error.strerror})", str(folder), "name another one")
+    remedy = "see its rights and the room there, or name another one"
+    refuse("storage", f"must be a folder that can be written ({error.strerror})", str(folder), remedy)

@@ -8,9 +8,11 @@ import datetime
 import io
 import json
 import os
+import signal
 import socket
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
@@ -26,6 +28,9 @@ EVERY_S = 5.0
 STALE_S = 4 * EVERY_S
 """How long a driver's sign of life may stay the same before it counts as dead."""
 
+LAST_S = 60.0
+"""How long a store that fails in the end is tried again: it keeps what the driver's disk may lose with the driver."""
+
 
 class Mirror:
     """Copies what is new in a run's folder to its URL, every few seconds and at the end, in a thread of its own.
@@ -33,6 +38,7 @@ class Mirror:
     Args:
         folder: of the run, on this disk; what is in it already is in the store, too.
         url: of the run.
+        is_taken_back: says in the end whether the run has never begun, and nothing is to stay of it.
 
     ``is_whole`` says whether it has ended, and the store has all that is here.
 
@@ -40,9 +46,11 @@ class Mirror:
         SweepError: the store does not answer or cannot be written, or another driver is writing there.
     """
 
-    def __init__(self, folder: Path, url: Url) -> None:
+    def __init__(self, folder: Path, url: Url, is_taken_back: Callable[[], bool] = lambda: False) -> None:
         self.folder, self.url = folder, url
         self.is_whole = False
+        self._is_taken_back = is_taken_back
+        self._is_lost = False
         self._owner = f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}"
         self._sent: dict[Path, tuple[int, int]] = {file: _stamp(file) for file in self._files()}
         self._lengths = {file: file.stat().st_size for file in self._segments()}
@@ -50,6 +58,7 @@ class Mirror:
         self._stopped = threading.Event()
         self._error: OSError | None = None
         self._busy = threading.Lock()
+        self._driver = threading.current_thread()
         self._take_lock()
         self._thread = threading.Thread(target=self._run, name="mirror", daemon=True)
 
@@ -60,22 +69,39 @@ class Mirror:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._stopped.set()
         self._thread.join()
-        if not (self.folder / SWEEP_FILE).exists():
-            delete_folder(self.url)  # it was taken back
+        if self._is_taken_back():
+            delete_folder(self.url)
             self.is_whole = True
             return
         self.copy()
+        if error is None:
+            self._try_again()
+        if self._is_lost:
+            remedy = f"it took over from this one, whose last results lie in {self.folder} on {socket.gethostname()}"
+            raise Unfinished(f"run_name: must not be in use by another driver, got {self.url.shown!r}; {remedy}")
         if self._error is None:
             self.is_whole = True
             self._remove_lock()
-        elif error is None or isinstance(error, KeyboardInterrupt):  # which would say that --resume goes on
+        elif error is None or isinstance(error, KeyboardInterrupt | Unfinished):  # which say that --resume goes on
             kept = f"all that was measured lies in {self.folder} on {socket.gethostname()}"
-            raise Unfinished(f"storage: {self.url.shown} can no longer be written ({_words(self._error)}); {kept}")
+            why = f"{error}; " if isinstance(error, Unfinished) else ""
+            raise Unfinished(f"{why}storage: {self.url.shown} can no longer be written ({_words(self._error)}); {kept}")
+
+    def _try_again(self) -> None:
+        """Copies until the store has all, it has failed for too long, or a signal ends the wait."""
+        deadline = time.monotonic() + LAST_S
+        with contextlib.suppress(KeyboardInterrupt):  # whose message would not say where the results are
+            while self._error is not None and time.monotonic() < deadline:
+                time.sleep(EVERY_S)
+                self.copy()
 
     def copy(self) -> None:
-        """Copies what is new; what fails is tried again at the next call."""
+        """Copies what is new, unless another driver has taken over; what fails is tried again at the next call."""
         with self._busy:
             try:
+                self._is_lost = self._is_lost or not self._is_own(self._seen())
+                if self._is_lost:
+                    return
                 for file in self._files():
                     if file.name != SWEEP_FILE:
                         self._copy_whole(file)
@@ -88,8 +114,15 @@ class Mirror:
                 self._error = error
 
     def _run(self) -> None:
-        while not self._stopped.wait(EVERY_S):
+        while not self._stopped.wait(EVERY_S) and not self._is_lost:
             self.copy()
+        heeded = [each for each in (signal.SIGINT, signal.SIGTERM) if callable(signal.getsignal(each))]
+        if self._is_lost and heeded and not self._stopped.is_set() and self._driver is threading.main_thread():
+            signal.pthread_kill(self._driver.ident or 0, heeded[0])  # whoever slept too long must not go on
+
+    def _is_own(self, lock: bytes | None) -> bool:
+        """Whether nobody else has signed the lock."""
+        return lock is None or self._owner.encode() in lock
 
     def _files(self) -> list[Path]:
         """All but the journal and the lock."""

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
+from sweeps.engine.leaving import leave
+
 
 class Streams:
     """Tasks that run a generator function, never retried: a trial that failed must be seen to have failed.
@@ -56,10 +58,13 @@ class Streams:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        leave(lambda: self._end(kind is not None))
+
+    def _end(self, early: bool) -> None:
         import ray
 
         for stream in list(self._running):
-            if kind is not None:
+            if early:
                 ray.cancel(stream, force=True)
             self.ended(stream)
 

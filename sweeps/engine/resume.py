@@ -190,9 +190,10 @@ def _check_same(recorded: Mapping[str, Any], declared: Mapping[str, Any]) -> Non
         if recorded.get(name) != declared.get(name):
             condition = f"must be as in the run that goes on ({json.dumps(recorded.get(name))})"
             refuse(name, condition, json.dumps(declared.get(name)), "change it back, or begin a new run")
-    asked = declared["metric"]
-    if recorded.get("probed") and asked not in (None, recorded["metric"]):
-        refuse("metric", f"must be as in the run that goes on ({recorded['metric']})", asked, "begin a new run")
+    for name in ("metric", "mode"):  # which the task tells where nothing is asked for
+        if recorded.get("probed") and declared[name] not in (None, recorded[name]):
+            condition = f"must be as in the run that goes on ({recorded[name]})"
+            refuse(name, condition, declared[name], "begin a new run")
     for name in ("target_speedup", "margin"):
         before, now = ((each.get("confirm") or {}).get(name) for each in (recorded, declared))
         if before is not None and now is not None and before != now:

@@ -68,7 +68,7 @@ def run(sweep: Sweep, console: Console | None = None) -> "Results":
     # The journal first: it holds the lock without which the folder is another driver's.
     with (
         Journal(home.folder) as journal,
-        home.kept(),
+        home.kept(lambda: journal.is_taken_back),
         _unless_ended(journal),
         Progress(console or Console()) as progress,
     ):
@@ -117,6 +117,7 @@ def _unless_ended(journal: Journal) -> Iterator[None]:
         raise
     except KeyboardInterrupt as error:
         if not (journal.folder / SWEEP_FILE).exists():
+            journal.take_back()
             raise
         raise KeyboardInterrupt(KEPT) from error
 

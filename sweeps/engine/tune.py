@@ -7,9 +7,9 @@ import warnings
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from sweeps.engine.callback import JournalCallback
+from sweeps.engine.callback import Ending, JournalCallback
 from sweeps.engine.cluster import Resources
 from sweeps.engine.controller import run_trials
 from sweeps.engine.endings import Endings
@@ -60,6 +60,9 @@ def run_search(
 
     Returns:
         ids of the trials that began.
+
+    Raises:
+        Unfinished: the storage can no longer be written.
     """
     budget = budget or SearchBudget(sweep, recorder.meter)
     ranks = endings.checkpoints
@@ -71,14 +74,17 @@ def run_search(
     name = sweep.scheduler if isinstance(sweep.scheduler, str) else type(sweep.scheduler).__name__
     callback = JournalCallback(search, resources, name, recorder, endings, budget)
     with tempfile.TemporaryDirectory(prefix="ampsweep-") as scratch, _quiet_tune(), survive_memory_kills():
-        run_trials(
-            *(workers, search, scheduler, callback),
-            num_trials=search.total,
-            max_pending=GROWING if resources.can_grow else max(16, 2 * resources.slots),
-            folder=scratch,
-            is_over=budget.is_spent,
-            on_rest=callback.on_trial_rest,
-        )
+        try:
+            run_trials(
+                *(workers, search, scheduler, callback),
+                num_trials=search.total,
+                max_pending=GROWING if resources.can_grow else max(16, 2 * resources.slots),
+                folder=scratch,
+                is_over=budget.is_spent,
+                on_rest=callback.on_trial_rest,
+            )
+        except Ending as ending:
+            raise cast(BaseException, ending.__cause__) from None
     return callback.begun
 
 

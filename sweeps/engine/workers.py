@@ -18,6 +18,7 @@ from ray.tune import PlacementGroupFactory
 from sweeps.engine.cluster import Resources
 from sweeps.engine.device_types import ruling_out
 from sweeps.engine.failures import MAX_NODES, node_went
+from sweeps.engine.leaving import leave
 from sweeps.engine.remote import group_of
 from sweeps.search.checks import Unfinished
 from trainables.adapters.ray_tune import TuneTrial
@@ -143,6 +144,9 @@ class Workers:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        leave(self._end)
+
+    def _end(self) -> None:
         for actor, _ in self.manager._live_actors_to_ray_actors_resources.values():
             ray.kill(actor)
         self._groups.clear()  # type: ignore[no-untyped-call]

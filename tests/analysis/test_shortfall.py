@@ -62,7 +62,15 @@ def test_long_reasons_are_cut_and_missing_ones_left_out(tmp_path):
     assert long.startswith("no trial completed: 1 of 1 out of memory (xxx")
     assert long.endswith("x...)")
     assert len(long) < 300
-    assert why(tmp_path / "none", [*USABLE, searched(0, "lost")]) == "no trial completed: 1 of 1 lost"
+    assert why(tmp_path / "none", [*USABLE, searched(0, "errored")]) == "no trial completed: 1 of 1 errored"
+
+
+def test_what_was_lost_can_be_run_again(tmp_path):
+    went_on = "; --resume --run-name digits-1 runs again what was lost"
+    assert why(tmp_path / "s", [*USABLE, searched(0, "lost")]) == f"no trial completed: 1 of 1 lost{went_on}"
+    lost = run("c", 0, "bf16-mixed", 0.9, status="lost", status_reason="its node went away")
+    expected = f"confirm gave no pair: 1 of 2 runs lost (its node went away){went_on}"
+    assert why(tmp_path / "t" / "s", [*USABLE, searched(0), PAIR[0], lost]) == expected
 
 
 def test_a_probe_that_leaves_nothing_and_a_search_without_trials(tmp_path):

@@ -1,6 +1,9 @@
 """Whole sweeps in which something goes wrong, on a real Ray."""
 
+import dataclasses
+import errno
 import json
+import os
 import time
 from pathlib import Path
 
@@ -8,6 +11,8 @@ import pytest
 
 from analysis import load
 from sweeps import Confirm, Sweep, choice, run
+from sweeps.engine.journal import Journal
+from sweeps.search.checks import Unfinished
 
 pytestmark = pytest.mark.ray
 HERE = Path(__file__).parent
@@ -118,6 +123,41 @@ def test_an_interrupted_run_leaves_nothing_running_on_a_ray_that_outlives_it(
         time.sleep(0.1)
     ended = load(tmp_path / "interrupted").trials.query("status == 'completed' and stage == @stage")
     assert len(ended) < 4
+
+
+def test_a_disk_that_is_full_for_a_while_in_the_search_ends_the_run_which_then_goes_on(
+    ray_address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    append, at = Journal._append, ['"kind": "report"', '"status": "completed"']
+
+    def append_where_there_is_room(self: Journal, line: str) -> None:
+        if at and at[0] in line and '"search-' in line:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        append(self, line)
+
+    monkeypatch.setattr(Journal, "_append", append_where_there_is_room)
+
+    sweep = Sweep(
+        name="full",
+        task="trainables.tasks.digits:build",
+        space={"width": 4},
+        precisions=("fp32",),
+        num_trials=1,
+        max_epochs=2,
+        stage="search",
+        cpus_per_trial=1.5,
+        storage=str(tmp_path),
+        run_name="full",
+    )
+    while at:
+        with pytest.raises(Unfinished, match=r"^storage: .*full can no longer be written \(No space left on device\)"):
+            run(sweep)
+        assert set(load(tmp_path / "full").trials.query("stage == 'search'")["status"]) == {"running"}
+        at.pop(0)
+        sweep = dataclasses.replace(sweep, resume=True)
+    results = run(sweep)
+    assert list(results.trials.query("stage == 'search'")["status"]) == ["completed"]
+    assert list(results.history["epoch"]) == [1.0, 2.0]
 
 
 def test_relative_paths_mean_what_they_mean_to_the_user(

@@ -1,9 +1,11 @@
 """The journal's lines, and the mapping from reports to rows."""
 
+import errno
 import fcntl
 import json
 import math
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 from analysis import load
 from analysis.schema import HISTORY_COLUMNS, TRIAL_COLUMNS
 from sweeps import Sweep, SweepError
+from sweeps.engine import journal as journal_module
 from sweeps.engine import rows
 from sweeps.engine.journal import Journal, write_declaration
 from sweeps.search.checks import Unfinished
@@ -95,6 +98,38 @@ def test_a_disk_that_fills_up_ends_the_run_in_one_line_and_keeps_it(tmp_path: Pa
     (tmp_path / "journal" / f"{journal._writer}-0.jsonl").symlink_to("/dev/full")
     with pytest.raises(Unfinished, match=r"storage: .* can no longer be written \(No space left on device\)"), journal:
         journal.write("trial", {"trial_id": "a", "stage": "search"})
+
+
+def test_a_folder_that_is_deleted_ends_the_run_within_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(journal_module, "SYNC_EVERY_S", 0.0)
+    with Journal(tmp_path / "run") as journal:
+        journal.write("trial", {"trial_id": "a", "stage": "search"})
+        shutil.rmtree(tmp_path / "run")
+        with pytest.raises(Unfinished, match=r"storage: .*run can no longer be written \(it was deleted\)"):
+            journal.write("trial", {"trial_id": "b", "stage": "search"})
+
+
+def test_a_file_system_without_locks_is_refused_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def without(*arguments: Any) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", without)
+    with pytest.raises(SweepError, match=r"storage: must be a folder whose files can be locked \(Function not impl"):
+        Journal(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_goes_on_counts_last_though_its_clock_is_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write_declaration(tmp_path, {"schema": 1, "metric": "val_loss", "mode": "min", "precisions": [], "baselines": []})
+    before = f"29990101T000000-{os.getpid()}"
+    (tmp_path / "journal").mkdir()
+    for number, status in enumerate(("running", "lost")):
+        row = {"kind": "trial", "trial_id": "a", "stage": "search", "precision": "fp32", "status": status}
+        (tmp_path / "journal" / f"{before}-{number}.jsonl").write_text(json.dumps(row) + "\n")
+    for status in ("running", "completed"):
+        with Journal(tmp_path) as journal:
+            journal.write("trial", {"trial_id": "a", "status": status})
+        assert load(tmp_path).trials["status"].tolist() == [status]
 
 
 def test_a_folder_that_cannot_be_written_is_refused():

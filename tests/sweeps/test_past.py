@@ -93,6 +93,7 @@ def test_a_journal_with_a_line_that_lacks_something_is_refused_in_one_line(finis
         ({"patience": 3}, "patience"),
         ({"patience": 2, "min_delta": 0.1}, "patience"),
         ({"metric": "val_loss"}, "metric"),
+        ({"mode": "min"}, "mode"),
         ({"confirm": Confirm(num_seeds=2, margin=0.5)}, "confirm.margin"),
         ({"confirm": Confirm(num_seeds=2, target_speedup=1.1)}, "confirm.target_speedup"),
     ],

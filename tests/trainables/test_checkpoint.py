@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import os
 import random
+import resource
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from trainables import checkpoint
 from trainables.checkpoint import Saver
 from trainables.report import TrialReport
 from trainables.spec import STATE_FILE, WEIGHTS_FILE, Budget, Checkpoints, TrialSpec
+from trainables.storage import Url
 from trainables.trial import Trial, run_trial
 
 CPU = torch.device("cpu")
@@ -228,6 +230,19 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path):
     assert found is not None
     assert torch.equal(found["tensor"], torch.arange(4))
     assert os.listdir(path.parent) == ["state.pt"]
+
+
+@pytest.mark.parametrize("is_url", [False, True])
+def test_a_disk_that_fills_up_is_the_storage_s_failure(tmp_path: Path, is_url: bool):
+    path = Url(f"file://{tmp_path}/t/state.pt") if is_url else tmp_path / "t" / "state.pt"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 14, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            checkpoint.write(path, {"tensor": torch.zeros(1 << 14)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [file.name for file in (tmp_path / "t").glob("*")] == []
 
 
 class Unpicklable:
