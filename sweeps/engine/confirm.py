@@ -104,6 +104,8 @@ class Confirmation:
                     there.ended(stream)
                     del waiting[stream]
                     self._recorder.meter.rests(trial.trial_id)
+                    if self._has_ended(trial):
+                        continue
                     came_to = (self._last.get(trial.trial_id) or {}).get("step", 0)
                     was_on = self._nodes.pop(trial.trial_id, ())
                     if died(error) and losses[trial.trial_id].goes_on(error, came_to, was_on):
@@ -112,6 +114,11 @@ class Confirmation:
                         self._failed(trial, error)
                 else:
                     self._take(trial, **said)
+
+    def _has_ended(self, trial: PlannedTrial) -> bool:
+        """Whether a trial has told its end; what becomes of its process after that is nothing to it."""
+        last = self._last.get(trial.trial_id)
+        return last is not None and last["status"] != "running"
 
     def _failed(self, trial: PlannedTrial, error: Exception) -> None:
         from sweeps.engine.failures import failure
@@ -183,6 +190,8 @@ class Confirmation:
                         yield record
             except ray.exceptions.RayError as error:
                 was_on, is_on = is_on, []
+                if not left:  # it had told all
+                    return
                 if died(error) and losses.goes_on(error, node_ids=was_on):
                     continue
                 status, reason = failure(error)

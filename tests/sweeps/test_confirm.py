@@ -1,0 +1,62 @@
+"""Confirm on a real Ray, with processes that do nothing but end."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from analysis.journal import read_journal
+from sweeps import Sweep
+from sweeps.engine import confirm
+from sweeps.engine.cluster import Resources
+from sweeps.engine.confirm import Confirmation
+from sweeps.engine.confirm_plan import Place
+from sweeps.engine.endings import Endings
+from sweeps.engine.journal import Journal, write_declaration
+from sweeps.engine.progress import Progress
+from sweeps.engine.recorder import Recorder
+from sweeps.search.plan import plan_confirm
+from trainables.loading import find_task
+from trainables.report import TrialReport
+from trainables.spec import Checkpoints
+
+
+@pytest.mark.ray
+def test_what_becomes_of_a_process_that_has_told_all_is_nothing_to_its_trial_or_pair(
+    ray_address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a node goes in just that moment. Of a run that has ended, a second would be another one's weights."""
+    beginnings = tmp_path / "beginnings"
+
+    def run_and_die(spec: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        with beginnings.open("a") as file:
+            file.write("x")
+        yield {"report": None, "node_ids": []}
+        yield {"report": TrialReport(spec["trial_id"], "completed", step=4).to_dict(), "node_ids": []}
+        os._exit(1)
+
+    def time_and_fail(jobs: list[str]) -> Iterator[dict[str, Any]]:
+        for _ in jobs:
+            yield {"status": "completed", "arms": [], "node_ids": [], "held_s": 1.0}
+        raise RuntimeError("planted")
+
+    monkeypatch.setattr(confirm, "_run_trial", run_and_die)
+    monkeypatch.setattr(confirm, "_time_blocks", time_and_fail)
+    sweep = Sweep(name="s", task="trainables.tasks.digits:build", space={})
+    trials = plan_confirm([{}], ["fp32"], num_seeds=2, sweep_seed=0)
+    with Journal(tmp_path / "run") as journal:
+        declared = {"run_name": "run", "metric": "val_accuracy", "mode": "max"}
+        write_declaration(journal.folder, sweep.to_json() | declared)
+        recorder = Recorder(journal, Progress(Console(quiet=True)))
+        endings = Endings(recorder, Checkpoints("", 30, "val_accuracy", "max"))
+        place = Place("", Resources(1, 0, 2, 2), {"fp32": "default"})
+        confirmation = Confirmation(sweep, find_task(sweep.task), [place], recorder, endings)
+        confirmation.run_trials(trials)
+        confirmation.time_blocks(trials)
+    told = read_journal(tmp_path / "run")
+    assert beginnings.read_text() == "xx"
+    assert [row["status"] for row in told.trials.values()] == ["completed"] * 2
+    assert [row["status"] for row in told.timings.values()] == ["completed"] * 2
