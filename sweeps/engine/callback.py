@@ -1,7 +1,8 @@
 """What Ray Tune tells of its trials, as rows of the journal."""
 
 import functools
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 from ray import tune
@@ -25,6 +26,15 @@ _Told = TypeVar("_Told", bound=Callable[..., None])
 
 class Ending(BaseException):
     """Carries what ends the sweep through Tune, which takes every ``Exception`` for a trial's own."""
+
+
+@contextmanager
+def unwrapped() -> Iterator[None]:
+    """Raises what an :class:`Ending` has carried out of Tune."""
+    try:
+        yield
+    except Ending as ending:
+        raise cast(BaseException, ending.__cause__) from None
 
 
 def _through_tune(told: _Told) -> _Told:

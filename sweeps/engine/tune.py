@@ -7,9 +7,9 @@ import warnings
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from sweeps.engine.callback import Ending, JournalCallback
+from sweeps.engine.callback import JournalCallback, unwrapped
 from sweeps.engine.cluster import Resources
 from sweeps.engine.controller import run_trials
 from sweeps.engine.endings import Endings
@@ -73,18 +73,15 @@ def run_search(
         scheduler.replay(past)
     name = sweep.scheduler if isinstance(sweep.scheduler, str) else type(sweep.scheduler).__name__
     callback = JournalCallback(search, resources, name, recorder, endings, budget)
-    with tempfile.TemporaryDirectory(prefix="ampsweep-") as scratch, _quiet_tune(), survive_memory_kills():
-        try:
-            run_trials(
-                *(workers, search, scheduler, callback),
-                num_trials=search.total,
-                max_pending=GROWING if resources.can_grow else max(16, 2 * resources.slots),
-                folder=scratch,
-                is_over=budget.is_spent,
-                on_rest=callback.on_trial_rest,
-            )
-        except Ending as ending:
-            raise cast(BaseException, ending.__cause__) from None
+    with tempfile.TemporaryDirectory(prefix="ampsweep-") as scratch, _quiet_tune(), survive_memory_kills(), unwrapped():
+        run_trials(
+            *(workers, search, scheduler, callback),
+            num_trials=search.total,
+            max_pending=GROWING if resources.can_grow else max(16, 2 * resources.slots),
+            folder=scratch,
+            is_over=budget.is_spent,
+            on_rest=callback.on_trial_rest,
+        )
     return callback.begun
 
 

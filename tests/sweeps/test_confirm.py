@@ -1,6 +1,7 @@
 """Confirm on a real Ray, with processes that do nothing but end."""
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,13 +30,16 @@ def test_what_becomes_of_a_process_that_has_told_all_is_nothing_to_its_trial_or_
     ray_address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where a node goes in just that moment. Of a run that has ended, a second would be another one's weights."""
-    beginnings = tmp_path / "beginnings"
+    beginnings, journals = tmp_path / "beginnings", tmp_path / "run" / "journal"
 
     def run_and_die(spec: dict[str, Any]) -> Iterator[dict[str, Any]]:
         with beginnings.open("a") as file:
             file.write("x")
         yield {"report": None, "node_ids": []}
         yield {"report": TrialReport(spec["trial_id"], "completed", step=4).to_dict(), "node_ids": []}
+        told = f'"{spec["trial_id"]}", "status": "completed"'
+        while told not in "".join(file.read_text() for file in journals.iterdir()):
+            time.sleep(0.05)
         os._exit(1)
 
     def time_and_fail(jobs: list[str]) -> Iterator[dict[str, Any]]:
