@@ -71,8 +71,7 @@ def run_search(
     scheduler = make_scheduler(sweep, ranks.metric, ranks.mode, sweep.max_reports)
     if isinstance(scheduler, Asha):
         scheduler.replay(past)
-    name = sweep.scheduler if isinstance(sweep.scheduler, str) else type(sweep.scheduler).__name__
-    callback = JournalCallback(search, resources, name, recorder, endings, budget)
+    callback = JournalCallback(search, resources, _name_of(sweep.scheduler), recorder, endings, budget)
     with tempfile.TemporaryDirectory(prefix="ampsweep-") as scratch, _quiet_tune(), survive_memory_kills(), unwrapped():
         run_trials(
             *(workers, search, scheduler, callback),
@@ -83,6 +82,10 @@ def run_search(
             on_rest=callback.on_trial_rest,
         )
     return callback.begun
+
+
+def _name_of(scheduler: str | object) -> str:
+    return scheduler if isinstance(scheduler, str) else type(scheduler).__name__
 
 
 def _template(

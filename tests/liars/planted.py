@@ -26,7 +26,7 @@ from trainables.spec import Budget, TimingJob, TrialSpec
 from trainables.trial import run_trial
 
 TASKS = Path(__file__).parent / "tasks.py"
-DRAWS = range(5)
+DRAWS = range(3)
 """Every case is drawn anew so many times."""
 
 BOTH = ("fp32", "bf16-mixed")
