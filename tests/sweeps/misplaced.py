@@ -40,13 +40,16 @@ class Ends(Seen):
         self.ends[trial.config["spec"]["trial_id"]] = (last["host"], last["report"]["status"])
 
 
-def search(folder: Path) -> dict[str, tuple[str, str]]:
+def search(folder: Path, num_nodes: int) -> dict[str, tuple[str, str]]:
     from sweeps.engine.cluster import Resources
     from sweeps.engine.controller import run_trials
     from sweeps.engine.workers import Workers
 
     seen = Ends()
-    with Workers(Picky, Resources(1, 0, 2, 1)) as workers:
+    with Workers(Picky, Resources(1, 0, num_nodes, 1)) as workers:
+        workers.start(num_nodes)
+        while len(workers.started) < num_nodes:  # else the first to start might run all
+            workers.manager.next(timeout=1)
         numbers = Numbers(lambda number: number >= NUM_TRIALS, dying=-1)
         run_trials(workers, numbers, FIFOScheduler(), seen, NUM_TRIALS, 4, str(folder))
     assert not seen.failed
@@ -60,9 +63,9 @@ def main(folder: Path) -> None:
     left = nodes.add("left", num_cpus=1)
     nodes.add("right", num_cpus=1)
     ray.init(os.environ["RAY_ADDRESS"], log_to_driver=False, logging_level="ERROR")
-    say(**search(folder))
+    say(**search(folder, 2))
     nodes.cluster.remove_node(left)
-    say(**search(folder))
+    say(**search(folder, 1))
 
 
 if __name__ == "__main__":
