@@ -16,7 +16,8 @@ MAX_FAILURES = 1
 as another trial's memory, may not come again."""
 
 MAX_NODES = 10
-"""Nodes that a trial may lose one after the other without a new report between them: more are its own doing."""
+"""Nodes that a trial may lose, or that may lack its precision, one after the other without a new report between them:
+more are its own doing, or an autoscaler brings no others."""
 
 _OF_NODE = re.compile(r"\bNodeDiedError\b|\bActorUnavailableError\b|\bits node has died\b|\bactor's node was \w+ed\b")
 """What Ray 2.60 says where a node went away or cannot be reached. An actor that does not answer is unavailable to it
@@ -42,9 +43,7 @@ class Losses:
             reports: or steps that the trial had come to.
             node_ids: Ray's, of the nodes that it was on; none where that is not known.
         """
-        if isinstance(error, Misplaced):
-            return True
-        if not node_went(error, node_ids):
+        if not isinstance(error, Misplaced) and not node_went(error, node_ids):
             self._crashes += 1
             return self._crashes <= MAX_FAILURES
         self._nodes = 1 if reports > self._furthest else self._nodes + 1
@@ -113,8 +112,10 @@ def failure(error: BaseException) -> tuple[Status, str]:
 
     Returns:
         ``out_of_memory`` where Ray's memory monitor ended the process, ``errored`` where code raised, ``lost`` where
-        process or node went away by themselves; and the reason.
+        process or node went away by themselves, ``unsupported`` where no device had its precision; and the reason.
     """
+    if isinstance(error, Misplaced):
+        return "unsupported", str(error)
     text = " ".join(str(error).split())
     if isinstance(error, MemoryKill | ray.exceptions.OutOfMemoryError):
         usage = re.search(r"was ([\d.]+GB used / [\d.]+GB limit)", text)

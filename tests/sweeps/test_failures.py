@@ -11,7 +11,7 @@ from ray.core.generated.common_pb2 import ActorDiedErrorContext
 from sweeps import Sweep, SweepError
 from sweeps.engine.cluster import resources_of
 from sweeps.engine.controller import _Trial
-from sweeps.engine.failures import Losses, MemoryKill, died, failure
+from sweeps.engine.failures import MAX_NODES, Losses, MemoryKill, Misplaced, died, failure
 from trainables.meeting import WorkerLost
 
 
@@ -77,6 +77,13 @@ def test_a_trial_goes_on_as_often_as_its_node_goes_while_it_gets_further(error: 
 def test_a_trial_goes_on_once_where_its_process_alone_dies(error: BaseException):
     losses = Losses()
     assert [losses.goes_on(error, reports) for reports in (1, 2)] == [True, False]
+
+
+def test_a_trial_for_which_only_devices_without_its_precision_come_ends_as_unsupported():
+    """As where an autoscaler starts one node after the other of a type that does not have it."""
+    misplaced, losses = Misplaced("no such units"), Losses()
+    assert [losses.goes_on(misplaced) for _ in range(MAX_NODES + 1)] == [True] * MAX_NODES + [False]
+    assert failure(misplaced) == ("unsupported", "no such units")
 
 
 def test_the_controller_has_a_trial_go_on_when_its_node_goes_for_the_third_time(tmp_path: Path):
