@@ -3,13 +3,15 @@
 What tests of this folder share becomes importable: in pytest's importlib mode the folder is not on the path.
 """
 
+import faulthandler
 import functools
 import multiprocessing
+import os
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from multiprocessing.pool import Pool
 from pathlib import Path
 from typing import Any
 
@@ -98,22 +100,28 @@ def task_file(tmp_path: Path) -> Callable[..., TaskSource]:
     return write
 
 
-@pytest.fixture(scope="session")
-def workers() -> Iterator[Pool]:
-    """Two processes that call functions of ``teamwork.py``."""
+@pytest.fixture(scope="module")
+def workers() -> Iterator[ProcessPoolExecutor]:
+    """Two processes that call functions of ``teamwork.py``; where one dies, its call fails and its stack is shown."""
     PROCESSES.set_forkserver_preload(["torch._dynamo", "trainables.trial"])
-    with PROCESSES.Pool(2) as pool:
-        yield pool
+    pool = ProcessPoolExecutor(2, PROCESSES, faulthandler.enable)
+    for call in [pool.submit(os.getpid) for _ in range(2)]:  # the pool watches those that are there at the next call
+        call.result()
+    yield pool
+    for process in multiprocessing.active_children():  # one of them may hang
+        process.kill()
+    pool.shutdown()
 
 
 @pytest.fixture
-def together(workers: Pool) -> Callable[..., list[Any]]:
+def together(workers: ProcessPoolExecutor) -> Callable[..., list[Any]]:
     """Calls a function in two workers of a team at once; what each gives, by rank."""
 
     def call(function: Callable[..., Any], *args: Any) -> list[Any]:
         store = open_store("127.0.0.1")
         meetings = [Meeting(rank, 2, "127.0.0.1", store.port) for rank in range(2)]
-        return workers.starmap_async(function, [(each, *args) for each in meetings], chunksize=1).get(timeout=120)
+        calls = [workers.submit(function, each, *args) for each in meetings]
+        return [call.result(timeout=120) for call in calls]
 
     return call
 

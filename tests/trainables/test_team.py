@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import multiprocessing
 from collections.abc import Callable
-from multiprocessing.pool import Pool
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -186,14 +186,16 @@ def test_what_one_worker_does_wrong_ends_the_trial(together: Together, fault: st
     assert reason in first["status_reason"]
 
 
-def test_a_worker_that_is_killed_is_missed_at_once_and_the_state_stays(workers: Pool, tmp_path: Path) -> None:
+def test_a_worker_that_is_killed_is_missed_at_once_and_the_state_stays(
+    workers: ProcessPoolExecutor, tmp_path: Path
+) -> None:
     store = open_store("127.0.0.1")
     first, second = (Meeting(rank, 2, "127.0.0.1", store.port) for rank in range(2))
     asked = spec(2, tmp_path, fault="kill", at=11)
     other = multiprocessing.get_context("forkserver").Process(target=teamwork.run, args=(second, asked))
     other.start()
     with pytest.raises(WorkerLost, match="one of 2 workers went away"):
-        workers.apply_async(teamwork.run, (first, asked)).get(timeout=60)
+        workers.submit(teamwork.run, first, asked).result(timeout=60)
     other.join()
     assert other.exitcode == -9
     assert (tmp_path / "t" / STATE_FILE).exists()
