@@ -1,6 +1,7 @@
 """Nodes that Ray starts on a cloud know the name of their type, by which they may have a price."""
 
 import copy
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +13,7 @@ from sweeps.engine.nodes import node_in
 
 
 @pytest.mark.parametrize("name", ["cluster.yaml", "clusters/gcp.yaml"])
-def test_workers_are_told_the_type_that_prices_go_by(name: str, monkeypatch: pytest.MonkeyPatch):
+def test_workers_are_told_the_type_that_prices_go_by(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from ray._private.resource_and_label_spec import ResourceAndLabelSpec
     from ray.autoscaler.v2.instance_manager import ray_installer
     from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
@@ -28,6 +29,9 @@ def test_workers_are_told_the_type_that_prices_go_by(name: str, monkeypatch: pyt
             pass
 
     monkeypatch.setattr(ray_installer, "NodeUpdater", Updater)
+    monkeypatch.setenv("HOME", str(tmp_path))  # with the token that Ray mounts
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").touch()
     provider = SimpleNamespace(node_tags=lambda node: {"ray-node-status": "up-to-date"})
     installer = ray_installer.RayInstaller(provider, AutoscalingConfig(copy.deepcopy(config), skip_content_hash=True))
     installer.install_ray(SimpleNamespace(instance_type="gpu_spot", cloud_instance_id="i-0"), "10.0.0.1")
