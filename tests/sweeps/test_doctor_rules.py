@@ -233,6 +233,25 @@ def test_a_cluster_without_cpus_stops_a_sweep():
     assert (free.problem, free.fatal) == ("no node has a CPU for trials", True)
 
 
+@pytest.mark.parametrize(
+    ("startable", "value", "problem"),
+    [
+        (({"CPU": 0.0}, {"CPU": 8.0, "GPU": 1.0}), "starts nodes for a sweep: 8 CPUs and 1 GPUs", None),
+        (None, "0 of 0 CPUs and 0 of 0 GPUs", "no node has a CPU for trials as yet"),
+    ],
+)
+def test_a_cluster_whose_nodes_come_when_a_sweep_asks_stops_none(
+    startable: tuple[dict[str, float], ...] | None, value: str, problem: str | None
+):
+    """That of `cluster.yaml` before its first sweep, and one of KubeRay's, whose autoscaler is out of sight."""
+    head = Node("id-a", "a", {"CPU": 0.0}, SOUND)
+    found = list(cluster_findings(Cluster("10.0.0.1:6379", (head,), {}, startable), SOUND))
+    (free,) = (finding for finding in found if finding.name == "free")
+    assert value in free.value
+    assert (free.problem, free.fatal) == (problem, False)
+    assert [finding.name for finding in problems(found)] == (["free"] if problem else [])
+
+
 def test_without_a_cluster_the_report_says_what_would_start():
     (finding,) = no_cluster_findings(SOUND)
     assert finding.value == "none running; a sweep starts one here with 64 CPUs and 1 GPU"
