@@ -128,7 +128,7 @@ def test_a_library_that_does_not_suit_the_cpu_is_told(kernels: dict[str, str], c
         ({"can_lock": False}, "has no locks", True),
         ({"file_system": "tmpfs"}, "lies in memory, and is gone after a restart", False),
         ({"file_system": "overlay"}, "lies in a container's own layer", False),
-        ({"unseen_by": ("b", "c")}, "is not the same folder on all nodes", False),
+        ({"unseen_by": ("b", "c")}, "is not the same on all nodes, so that a sweep refuses it", True),
     ],
 )
 def test_a_problem_of_storage(changed: dict[str, object], problem: str | None, fatal: bool):
