@@ -221,17 +221,18 @@ def _print_best(results: Results, console: Console) -> None:
 
 
 def _print_costs(results: Results, console: Console) -> None:
-    """What each sweep cost, where any of its runs has a price, and of how many runs that is unknown."""
+    """What each sweep that has prices cost, and of how many runs that is unknown."""
+    priced = {sweep["run_name"] for sweep in results.sweeps if sweep.get("usd_per_hour") is not None}
     for sweep, stages in results.costs.groupby("sweep", sort=False):
         known = stages.dropna(subset=["cost_usd"])
-        if known.empty:
+        if known.empty and sweep not in priced:
             continue
         which = f"{sweep}: " if len(results.sweeps) > 1 else ""
         parts = ", ".join(f"{row['stage']} {dollars(row['cost_usd'])}" for row in cells.rows(known))
-        text = Text.assemble("\n", ("Cost", "bold"), f"  {which}{dollars(known['cost_usd'].sum())} ({parts})")
+        told = [f"{dollars(known['cost_usd'].sum())} ({parts})"] if parts else []
         num, num_known = stages["num_runs"].sum(), stages["num_known"].sum()
-        text.append(f"; unknown of {num - num_known} of {num} runs" if num_known < num else "")
-        console.print(text)
+        told += [f"unknown of {num - num_known} of {num} runs"] if num_known < num else []
+        console.print(Text.assemble("\n", ("Cost", "bold"), f"  {which}{'; '.join(told)}"))
 
 
 def _verdict(row: Row) -> Text:

@@ -29,6 +29,18 @@ def test_commands_were_found():
     assert len(PYTHON) == 6
 
 
+def test_the_environment_is_entered_before_the_first_command_that_needs_it():
+    assert 0 < README.index("`source .venv/bin/activate`") < README.index("```bash\nampsweep")
+
+
+def test_wandb_takes_the_flags_with_which_kept_runs_are_sent():
+    from wandb.cli.cli import sync
+
+    (typed,) = re.findall(r"`wandb (sync runs/.*?)`", README)
+    known = {name for parameter in sync.params for name in parameter.opts}
+    assert {word for word in shlex.split(typed) if word.startswith("--")} <= known
+
+
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("make ")])
 def test_make_commands_are_what_the_makefile_runs(command: str):
     """Make itself is run by whoever runs these tests; here, that its recipe is one that the tests run elsewhere."""

@@ -186,6 +186,8 @@ class Confirmation:
                     for item in streams.start(left):
                         record = ray.get(item)
                         left.pop(0)
+                        if not losses.are_none:
+                            record["held_s"] = None  # nobody knows how long what was lost had held the device
                         losses, is_on = Losses(), record["node_ids"]
                         yield record
             except ray.exceptions.RayError as error:

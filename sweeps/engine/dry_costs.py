@@ -55,7 +55,13 @@ def this_machine(sweep: "Sweep") -> PricedNode | None:
     if find_address(sweep.address)[1] is not None:
         return None
     cpus = own_cpus().get("num_cpus", os.cpu_count() or 1)
-    return PricedNode(cpus, len(list(Path("/dev").glob("nvidia[0-9]*"))))
+    return PricedNode(cpus, visible_gpus(len(list(Path("/dev").glob("nvidia[0-9]*")))))
+
+
+def visible_gpus(num: int) -> int:
+    """How many of a machine's GPUs a Ray that starts here counts: it minds ``CUDA_VISIBLE_DEVICES``."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return num if visible is None else min(num, len(visible.split(",")) if visible else 0)
 
 
 def _budgets(sweep: "Sweep") -> list[str]:

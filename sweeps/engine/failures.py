@@ -35,6 +35,11 @@ class Losses:
         self._crashes = self._nodes = 0
         self._furthest = 0
 
+    @property
+    def are_none(self) -> bool:
+        """Whether no process was lost as yet."""
+        return not (self._crashes or self._nodes)
+
     def goes_on(self, error: BaseException, reports: int = 0, node_ids: Iterable[str] = ()) -> bool:
         """Takes note of a loss, and says whether the trial goes on.
 

@@ -38,8 +38,9 @@ def read_names(written: str) -> tuple[str, ...]:
     """
     names = tuple(name.strip() for name in written.split(","))
     if not all(names):
-        remedy = "separate names by single commas, such as fp32,bf16-mixed"
-        raise argparse.ArgumentTypeError(f"must not have an empty name, got {written!r}; {remedy}")
+        raise argparse.ArgumentTypeError(
+            f"must not have an empty name, got {written!r}; separate names by single commas"
+        )
     return names
 
 

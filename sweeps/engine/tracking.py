@@ -26,6 +26,9 @@ ENVIRONMENT = ("WANDB_", "MLFLOW_")
 NOT_IN_PROJECTS = "/\\#?%:"
 """What W&B refuses in a project's name."""
 
+LONGEST_PROJECT = 128
+"""Letters of it."""
+
 PACKAGES = {"wandb": "wandb", "mlflow": "ampsweep[mlflow]", "tensorboard": "ampsweep[tensorboard]"}
 """What to install for a tracker."""
 
@@ -48,6 +51,8 @@ def check_tracking(sweep: "Sweep") -> dict[str, object]:
         text("wandb_project", project, "name a project of W&B's, or leave it out")
         if bad := sorted(set(project) & set(NOT_IN_PROJECTS)):
             refuse("wandb_project", f"must not have {' '.join(bad)} in it", project, "name it by letters and hyphens")
+        if len(project) > LONGEST_PROJECT:
+            refuse("wandb_project", f"must have at most {LONGEST_PROJECT} letters", project, "shorten it")
         names = ("wandb", *(name for name in names if name != "wandb"))
     return {"track": tuple(names)}
 
@@ -84,7 +89,7 @@ def tracking_of(sweep: "Sweep", folder: Path, stage: str) -> Tracking | None:
 
 
 def _as_project(name: str) -> str:
-    return re.sub(f"[{re.escape(NOT_IN_PROJECTS)}]", "-", name)
+    return re.sub(f"[{re.escape(NOT_IN_PROJECTS)}]", "-", name)[:LONGEST_PROJECT]
 
 
 def token_of(folder: Path) -> str:

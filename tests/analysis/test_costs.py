@@ -163,6 +163,8 @@ def test_the_report_says_what_a_sweep_cost_and_what_is_unknown(tmp_path):
     free = [{**record, "cost_usd": None} for record in whole_sweep()]
     assert "Cost" not in told(write_sweep(tmp_path / "free", free))
     assert load(tmp_path / "free").costs["cost_usd"].isna().all()
+    unfit = told(write_sweep(tmp_path / "unfit", free, usd_per_hour={"H10": 12.3}))  # as mistyped
+    assert " Cost unknown of 6 of 6 runs " in unfit
     assert load(write_sweep(tmp_path / "empty")).costs.empty
 
 

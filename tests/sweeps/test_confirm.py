@@ -17,6 +17,8 @@ from sweeps.engine.confirm import Confirmation
 from sweeps.engine.confirm_plan import Place
 from sweeps.engine.endings import Endings
 from sweeps.engine.journal import Journal, write_declaration
+from sweeps.engine.meter import Meter
+from sweeps.engine.prices import PricedNode
 from sweeps.engine.progress import Progress
 from sweeps.engine.recorder import Recorder
 from sweeps.search.plan import plan_confirm
@@ -64,3 +66,41 @@ def test_what_becomes_of_a_process_that_has_told_all_is_nothing_to_its_trial_or_
     assert beginnings.read_text() == "xx"
     assert [row["status"] for row in told.trials.values()] == ["completed"] * 2
     assert [row["status"] for row in told.timings.values()] == ["completed"] * 2
+
+
+def test_what_a_pair_cost_that_began_again_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node goes in the middle of the second of three pairs; how long that had been timed nobody can tell."""
+    import ray
+
+    died = ray.exceptions.WorkerCrashedError()
+    attempts = [[{"n": 1}, died], [{"n": 2}, {"n": 3}]]
+
+    class Streams:
+        def __init__(self, *where: object) -> None: ...
+        def __enter__(self) -> "Streams":
+            return self
+
+        def __exit__(self, *error: object) -> None: ...
+        def start(self, left: list[str]) -> Iterator[Any]:
+            assert len(left) == 3 - (len(attempts) == 1)
+            return iter(attempts.pop(0))
+
+    def get(item: Any) -> dict[str, Any]:
+        if item is died:
+            raise died
+        return {"status": "completed", "arms": [], "node_ids": ["a"], "held_s": 3600.0}
+
+    monkeypatch.setattr(confirm, "Streams", Streams)
+    monkeypatch.setattr(ray, "get", get)
+    monkeypatch.setattr(ray, "nodes", lambda: [{"NodeID": "a", "Alive": True}])
+    sweep = Sweep(name="s", task="trainables.tasks.digits:build", space={}, usd_per_hour=1.0)
+    trials = plan_confirm([{}], ["fp32"], num_seeds=3, sweep_seed=0)
+    with Journal(tmp_path / "run") as journal:
+        write_declaration(journal.folder, sweep.to_json() | {"run_name": "run", "metric": "val_loss", "mode": "min"})
+        meter = Meter(sweep.usd_per_hour, find=lambda node_id: PricedNode(4, 0))
+        recorder = Recorder(journal, Progress(Console(quiet=True)), meter=meter)
+        endings = Endings(recorder, Checkpoints("", 30, "val_loss", "min"))
+        place = Place("", Resources(1, 0, 2, 2), {"fp32": "default"})
+        Confirmation(sweep, find_task(sweep.task), [place], recorder, endings).time_blocks(trials)
+    told = read_journal(tmp_path / "run")
+    assert [row["cost_usd"] for row in told.timings.values()] == [0.5, None, 0.5]

@@ -128,7 +128,7 @@ def test_a_library_that_does_not_suit_the_cpu_is_told(kernels: dict[str, str], c
         ({"can_lock": False}, "has no locks", True),
         ({"file_system": "tmpfs"}, "lies in memory, and is gone after a restart", False),
         ({"file_system": "overlay"}, "lies in a container's own layer", False),
-        ({"unseen_by": ("b", "c")}, "is not the same folder on all nodes", False),
+        ({"unseen_by": ("b", "c")}, "is not the same on all nodes, so that a sweep refuses it", True),
     ],
 )
 def test_a_problem_of_storage(changed: dict[str, object], problem: str | None, fatal: bool):
@@ -231,6 +231,25 @@ def test_a_cluster_without_cpus_stops_a_sweep():
     empty = Cluster("10.0.0.1:6379", (Node("id-a", "a", {"memory": 1.0 * GIB}, SOUND),))
     free = next(finding for finding in problems(cluster_findings(empty, SOUND)) if finding.name == "free")
     assert (free.problem, free.fatal) == ("no node has a CPU for trials", True)
+
+
+@pytest.mark.parametrize(
+    ("startable", "value", "problem"),
+    [
+        (({"CPU": 0.0}, {"CPU": 8.0, "GPU": 1.0}), "starts nodes for a sweep: 8 CPUs and 1 GPUs", None),
+        (None, "0 of 0 CPUs and 0 of 0 GPUs", "no node has a CPU for trials as yet"),
+    ],
+)
+def test_a_cluster_whose_nodes_come_when_a_sweep_asks_stops_none(
+    startable: tuple[dict[str, float], ...] | None, value: str, problem: str | None
+):
+    """That of `cluster.yaml` before its first sweep, and one of KubeRay's, whose autoscaler is out of sight."""
+    head = Node("id-a", "a", {"CPU": 0.0}, SOUND)
+    found = list(cluster_findings(Cluster("10.0.0.1:6379", (head,), {}, startable), SOUND))
+    (free,) = (finding for finding in found if finding.name == "free")
+    assert value in free.value
+    assert (free.problem, free.fatal) == (problem, False)
+    assert [finding.name for finding in problems(found)] == (["free"] if problem else [])
 
 
 def test_without_a_cluster_the_report_says_what_would_start():

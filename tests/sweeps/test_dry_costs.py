@@ -64,3 +64,13 @@ def test_a_plan_ends_with_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert dry_costs.this_machine(sweep).cpus >= 1
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     assert dry_costs.this_machine(sweep) is None
+
+
+@pytest.mark.parametrize(("visible", "num"), [(None, 4), ("", 0), ("2", 1), ("0,1", 2), ("0,1,2,3,4,5", 4)])
+def test_gpus_that_are_hidden_from_ray_are_not_counted(
+    monkeypatch: pytest.MonkeyPatch, visible: str | None, num: int
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert dry_costs.visible_gpus(4) == num

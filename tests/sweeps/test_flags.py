@@ -5,7 +5,7 @@ import pytest
 from ray.tune.schedulers import FIFOScheduler
 
 from sweeps.engine.flags import build_parser, parse, parse_run
-from sweeps.engine.sweep import Confirm, Sweep
+from sweeps.engine.sweep import Confirm, Sweep, SweepError
 from sweeps.search.space import choice, loguniform, uniform
 
 SCRIPT = Sweep(
@@ -122,6 +122,12 @@ def test_one_budget_replaces_the_other() -> None:
     assert (steps.max_epochs, steps.max_steps, steps.report_every_steps) == (None, 100, 20)
     epochs = parse(steps, ["--max-epochs", "2"])
     assert (epochs.max_epochs, epochs.max_steps, epochs.report_every_steps) == (2, None, None)
+
+
+def test_an_empty_name_is_told_without_the_names_of_another_flag() -> None:
+    with pytest.raises(SweepError) as caught:
+        parse(SCRIPT, ["--track", "wandb,"])
+    assert str(caught.value) == "--track: must not have an empty name, got 'wandb,'; separate names by single commas"
 
 
 def test_confirm_flags_where_the_script_confirms_nothing() -> None:

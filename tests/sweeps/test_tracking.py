@@ -47,6 +47,7 @@ def test_a_project_says_that_w_and_b_is_wanted() -> None:
         ({"track": ("wandb", "wandb")}, "track: must name each tracker once, got 'wandb,wandb'; remove"),
         ({"wandb_project": ""}, "wandb_project: must be a string that is not empty, got ''; name a project"),
         ({"wandb_project": "a/b"}, "wandb_project: must not have / in it, got 'a/b'; name it"),
+        ({"wandb_project": "p" * 129}, "wandb_project: must have at most 128 letters, got 'ppp"),
     ],
 )
 def test_what_cannot_be_tracked_is_refused(fields: dict[str, Any], message: str) -> None:
@@ -81,9 +82,10 @@ def test_a_sweep_in_a_store_tells_trackers_of_it_and_shows_no_keys(tmp_path: Pat
 
 def test_a_sweep_s_name_becomes_a_project_that_w_and_b_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WANDB_PROJECT", raising=False)
-    told = tracking_of(dataclasses.replace(declared(track=("wandb",)), name="a:b #1?"), tmp_path, "search")
-    assert told is not None
-    assert told.project == "a-b -1-"
+    for name, project in (("a:b #1?", "a-b -1-"), ("n" * 200, "n" * 128)):
+        told = tracking_of(dataclasses.replace(declared(track=("wandb",)), name=name), tmp_path, "search")
+        assert told is not None
+        assert told.project == project
 
 
 def test_a_run_keeps_its_token_and_another_of_its_name_has_its_own(tmp_path: Path) -> None:

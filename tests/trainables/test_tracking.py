@@ -1,6 +1,7 @@
 """Trackers beside a trial: what they get of it."""
 
 import dataclasses
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -180,3 +181,21 @@ def test_mlflow_gets_every_report_as_points_of_metrics(outbox: Any, tmp_path: Pa
     losses = mlflow.get_metric_history(run.info.run_id, "val_loss")
     assert [(metric.step, metric.value) for metric in losses] == [(step, 2 / step) for step in range(1, 9)]
     assert (run.data.params["width"], run.data.tags["status"], run.info.status) == ("8", "completed", "FINISHED")
+
+
+def test_mlflow_keeps_to_the_user_s_experiment_and_knows_a_table(
+    outbox: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    pytest.importorskip("mlflow", reason="mlflow-skinny is not installed")
+    from mlflow.tracking import MlflowClient
+
+    tracked = Tracked(tracking(tmp_path, ("mlflow",), MLFLOW_EXPERIMENT_NAME="mine"), "summary", {})
+    tracked.table("verdicts", ["precision", "speedup"], [["fp32", None]])
+    tracked.end("completed")
+    assert tracked.wait(60)
+    assert tracked.news() is None
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    mlflow = MlflowClient((tmp_path / "mlruns").as_uri())
+    assert mlflow.get_experiment_by_name("project") is None
+    (run,) = mlflow.search_runs([mlflow.get_experiment_by_name("mine").experiment_id])
+    assert json.loads(run.data.tags["mlflow.loggedArtifacts"]) == [{"path": "verdicts.json", "type": "table"}]

@@ -1,6 +1,7 @@
 """A run on its way to MLflow."""
 
 import contextlib
+import json
 import os
 import posixpath
 import re
@@ -33,6 +34,9 @@ GOOD = ("completed", "pruned")
 OWN_ID = "ampsweep.run_id"
 """The tag by which a run is found again."""
 
+TABLES = "mlflow.loggedArtifacts"
+"""MLflow's own tag, by which its pages know tables among files."""
+
 LONGEST = 500
 """Letters of a parameter's value that every server takes."""
 
@@ -40,7 +44,8 @@ LONGEST = 500
 class RunTracker:
     """One run of MLflow; see :class:`trainables.tracking.Tracker`.
 
-    It goes to ``MLFLOW_TRACKING_URI``, or else into files below the sweep's folder.
+    It goes to ``MLFLOW_TRACKING_URI``, or else into files below the sweep's folder; its experiment is that of
+    ``MLFLOW_EXPERIMENT_NAME``, or else the sweep's project.
     """
 
     _client: Any
@@ -52,7 +57,7 @@ class RunTracker:
         uri = os.environ.get("MLFLOW_TRACKING_URI") or (Path(run.folder) / "mlruns").as_uri()
         with _alone(run) if uri.startswith(DATABASES) else contextlib.nullcontext():
             self._client = MlflowClient(uri)
-            experiment = self._experiment(run.project)
+            experiment = self._experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME") or run.project)
         is_file = urlsplit(uri).scheme in ("", "file")
         known = self._kept(run) if is_file else self._found(run, experiment)
         if known is not None:
@@ -106,8 +111,10 @@ class RunTracker:
         self._client.log_batch(self._id, metrics=metrics, tags=tags)
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        """Keeps a table as a file of JSON, which MLflow shows as one."""
-        self._client.log_dict(self._id, {"columns": list(columns), "data": [list(row) for row in rows]}, f"{name}.json")
+        """Keeps a table as a file of JSON, which MLflow shows as one by a tag."""
+        file = f"{name}.json"
+        self._client.log_dict(self._id, {"columns": list(columns), "data": [list(row) for row in rows]}, file)
+        self._client.set_tag(self._id, TABLES, json.dumps([{"path": file, "type": "table"}]))
 
     def finish(self, status: str, figures: Mapping[str, Any]) -> None:
         """Puts the figures into metrics and tags, and ends the run."""

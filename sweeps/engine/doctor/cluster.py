@@ -1,9 +1,11 @@
 """Looks at a running cluster: at every node by a task that takes nothing, at each type of device by one that has it."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any
 
+from sweeps.engine.autoscaler import Node as Resources
+from sweeps.engine.autoscaler import startable_nodes
 from sweeps.engine.doctor.facts import Cluster, Machine, Measured, Node, Storage, Unanswered
 from sweeps.engine.doctor.places import marked
 from trainables.storage import is_url
@@ -32,7 +34,19 @@ def look_at_cluster(address: str, storage: Storage) -> tuple[Cluster, tuple[str,
         answers = [_pair(answer) for answer in answers_of(tasks, NODE_WAIT_S)]
     nodes = tuple(_node(node, machine) for node, (machine, _) in zip(alive, answers, strict=True))
     unseen = tuple(node.name for node, (_, sees_it) in zip(nodes, answers, strict=True) if sees_it is False)
-    return Cluster(address, nodes, ray.available_resources()), unseen
+    return Cluster(address, nodes, ray.available_resources(), _startable(nodes)), unseen
+
+
+def _startable(nodes: tuple[Node, ...]) -> tuple[Resources, ...] | None:
+    """What nodes may still come, where none that is there has a CPU; not known where the head does not answer."""
+    import ray
+
+    if any(node.resources.get("CPU", 0) >= 1 for node in nodes):
+        return ()
+    with suppress(ray.exceptions.RayError):
+        kinds = startable_nodes() if all(node.machine for node in nodes) else None
+        return None if kinds is None else tuple(kinds)
+    return None
 
 
 def _pair(answer: Any) -> tuple[Machine | Unanswered, bool | None]:

@@ -1,5 +1,6 @@
 """What the doctor looks at and what it finds, as plain data: gathered in one place, judged in another."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -230,8 +231,11 @@ class Cluster:
         address: where it was reached.
         nodes: those alive.
         available: resources of the whole cluster that nothing uses.
+        startable: what a node of each kind has that the autoscaler may start, looked up where trials fit on none that
+            is there; ``None`` where that cannot be known.
     """
 
     address: str
     nodes: tuple[Node, ...]
     available: dict[str, float] = field(default_factory=dict)
+    startable: tuple[Mapping[str, float], ...] | None = ()

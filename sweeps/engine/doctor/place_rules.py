@@ -30,9 +30,9 @@ def storage_findings(storage: Storage) -> Iterator[Finding]:
         problem = f"the file system of {where} has no locks, by which a run keeps other drivers out"
         yield Finding("storage", "locks", "none", problem, "mount it with locks, or name another: --storage DIR", True)
     if storage.unseen_by:
-        problem = f"{where} is not the same folder on all nodes, so checkpoints written there are lost to the driver"
-        remedy = "name a folder that all nodes share, such as NFS: --storage DIR"
-        yield Finding("storage", "shared", "no", problem, remedy, nodes=storage.unseen_by)
+        problem = f"{where} is not the same on all nodes, so that a sweep refuses it"
+        remedy = "name a folder that all share, such as NFS, or s3://bucket/sweeps: --storage PLACE"
+        yield Finding("storage", "shared", "no", problem, remedy, True, storage.unseen_by)
 
 
 def _lasting(storage: Storage) -> Finding:

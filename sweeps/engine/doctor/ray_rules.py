@@ -1,7 +1,8 @@
 """What Ray has, and what is wrong with it: facts to findings, nothing else."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
+from sweeps.engine.cluster import listed
 from sweeps.engine.doctor.facts import Cluster, Finding, Machine, Node, Unanswered
 from sweeps.engine.doctor.words import count, size
 
@@ -40,7 +41,7 @@ def cluster_findings(cluster: Cluster, driver: Machine) -> Iterator[Finding]:
         f"{cluster.address}, {count(len(cluster.nodes), 'node')}, {count(total[0], 'CPU')}, {count(total[1], 'GPU')}"
     )
     yield Finding("Ray", "cluster", shown)
-    yield _free(total, free)
+    yield _free(total, free, cluster.startable)
     for node in cluster.nodes:
         yield Finding("Ray", "node", _resources(node), nodes=(node.name,))
         yield from _node(node, driver)
@@ -50,9 +51,17 @@ def _total(cluster: Cluster, name: str) -> float:
     return sum(node.resources.get(name, 0) for node in cluster.nodes)
 
 
-def _free(total: tuple[float, float], free: tuple[float, float]) -> Finding:
+def _free(
+    total: tuple[float, float], free: tuple[float, float], startable: Sequence[Mapping[str, float]] | None
+) -> Finding:
     value = f"{free[0]:g} of {count(total[0], 'CPU')} and {free[1]:g} of {count(total[1], 'GPU')}"
+    if total[0] < 1 and startable is None:
+        remedy = "a sweep waits for one, and says so: see that an autoscaler adds nodes"
+        return Finding("Ray", "free", value, "no node has a CPU for trials as yet", remedy)
     if total[0] < 1:
+        come = [kind for kind in startable or () if kind.get("CPU", 0) >= 1]
+        if come:
+            return Finding("Ray", "free", f"{value}; the autoscaler starts nodes for a sweep: {listed(come)}")
         remedy = "start a worker: ray start --address ... --num-cpus N"
         return Finding("Ray", "free", value, "no node has a CPU for trials", remedy, True)
     if free[0] < 1 or (total[1] and free[1] <= 0):
@@ -93,7 +102,7 @@ def _node(node: Node, driver: Machine) -> Iterator[Finding]:
             remedy = f"install the same {name} everywhere: pairs are only alike on the same software"
             yield Finding("Ray", name, there or "not installed", problem, remedy, nodes=(node.name,))
     counted, there_are = node.resources.get("GPU", 0), len(node.machine.gpus)
-    if counted < there_are:
+    if counted < there_are and node.resources.get("CPU", 0):  # a head that is to run no trials has neither
         problem = f"Ray counts {counted:g} of {count(there_are, 'GPU')}"
         remedy = f"start it with ray start --num-gpus {there_are}, and without CUDA_VISIBLE_DEVICES"
         yield Finding("Ray", "GPUs", f"{counted:g}", problem, remedy, nodes=(node.name,))
