@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
-from urllib.parse import quote
 
 from sweeps.engine.confirm_fields import Confirm, check_confirm
 from sweeps.engine.cost_fields import check_costs
@@ -46,9 +45,6 @@ AUTO = "auto"
 
 SCHEMA = 1
 """Version of ``sweep.json``."""
-
-MARKS_IN_URLS = "-._~+=,:@"
-"""What the name of a run in an object store may have beside letters and digits."""
 
 DEFAULT_EPOCHS = 10
 DEFAULT_REPORTS = 10
@@ -160,7 +156,6 @@ class Sweep:
         """Validates and normalizes the fields."""
         set_fields(self, _check_names(self) | _check_counts(self) | check_resources(self) | check_stopping(self))
         set_fields(self, check_tracking(self) | check_costs(self))
-        _check_url(self)
         _check_switches(self)
         _check_budget(self)
         _check_search(self)
@@ -229,18 +224,6 @@ def _check_names(sweep: Sweep) -> dict[str, object]:
         "points": points if points is None else text("points", points, "name a file of JSON lines"),
         "address": sweep.address if sweep.address is None else text("address", sweep.address, "for example auto"),
     }
-
-
-def _check_url(sweep: Sweep) -> None:
-    """A run's name becomes a part of its URL, in which a # would end the path: all its files would be one object."""
-    if not is_url(sweep.storage):
-        return
-    if "#" in sweep.storage:
-        refuse("storage", "must be a URL without #", Url(sweep.storage).shown, "name another place")
-    field, name = ("name", sweep.name) if sweep.run_name is None else ("run_name", sweep.run_name)
-    if quote(name, safe=MARKS_IN_URLS) != name:
-        condition = f"must be of letters, digits and {MARKS_IN_URLS} where results go to a URL"
-        refuse(field, condition, name, "give the run another name by run_name")
 
 
 def _check_counts(sweep: Sweep) -> dict[str, object]:

@@ -128,16 +128,6 @@ def test_defaults() -> None:
         ({"seed": False}, "seed: "),
         ({"storage": ""}, "storage: "),
         ({"storage": None}, "storage: "),
-        (
-            {"storage": "s3://b/s", "run_name": "try#2"},
-            "run_name: must be of letters, digits and .* where results go to a",
-        ),
-        ({"storage": "s3://b/s", "run_name": "try 2"}, "run_name: must be of letters, digits"),
-        (
-            {"storage": "s3://b/s", "name": "größe"},
-            "name: must be of letters, digits and .*, got 'größe'; .* by run_name",
-        ),
-        ({"storage": "s3://key:hidden@b/a#s"}, "storage: must be a URL without #, got 's3://b/a#s'; name"),
         ({"points": ""}, "points: "),
         ({"address": 3}, "address: "),
         ({"resume": 1}, "resume: must be True or False"),
@@ -179,7 +169,6 @@ def test_accepted() -> None:
     assert declare(grace_period=11, scheduler="fifo").grace_period == 11
     assert declare(gpus_per_trial=2.0).gpus_per_trial == 2
     assert declare(storage=Path("a") / "b", points=Path("p.jsonl")).storage == str(Path("a") / "b")
-    assert declare(storage="s3://b/s?region=us-east-1", name="größe", run_name="lr=1e-3,b+c").run_name == "lr=1e-3,b+c"
     assert declare(searcher="grid", points="p.jsonl", space={"lr": uniform(0, 1)}).points == "p.jsonl"
 
 
