@@ -16,6 +16,7 @@ from sweeps.engine import rows
 from sweeps.engine.cluster import Resources
 from sweeps.engine.confirm_plan import Place
 from sweeps.engine.endings import Endings
+from sweeps.engine.idle import Idle
 from sweeps.engine.recorder import KEEP_COSTS_EVERY_S, Recorder
 from sweeps.engine.remote import Streams
 from sweeps.engine.sweep import Sweep
@@ -88,9 +89,11 @@ class Confirmation:
         with ExitStack() as stack:
             streams = {device: stack.enter_context(_runs(place.resources)) for device, place in self._places.items()}
             waiting = {streams[trial.device].start(self._job(trial)): trial for trial in trials}
+            idle = self._idle(next(iter(self._places.values())).resources.per_worker)
             while waiting:
                 ready: list[Any] = ray.wait(list(waiting), num_returns=1, timeout=KEEP_COSTS_EVERY_S)[0]
                 self._recorder.keep_costs()
+                idle.look(any(trial.trial_id in self._nodes for trial in waiting.values()))
                 if not ready:
                     continue
                 stream, trial = ready[0], waiting[ready[0]]
@@ -114,6 +117,9 @@ class Confirmation:
                         self._failed(trial, error)
                 else:
                     self._take(trial, **said)
+
+    def _idle(self, options: Mapping[str, Any]) -> Idle:
+        return Idle(self._recorder.progress, options, self._sweep.workers_per_trial)
 
     def _has_ended(self, trial: PlannedTrial) -> bool:
         """Whether a trial has told its end; what becomes of its process after that is nothing to it."""
@@ -183,11 +189,12 @@ class Confirmation:
         while left:
             try:
                 with Streams(_time_blocks, place.resources.exclusive, place.resources.num_workers) as streams:
-                    for item in streams.start(left):
-                        record = ray.get(item)
-                        left.pop(0)
-                        losses, is_on = Losses(), record["node_ids"]
-                        yield record
+                    for said in _told(streams.start(left), self._idle(place.resources.exclusive)):
+                        is_on = said["node_ids"]
+                        if "status" in said:
+                            left.pop(0)
+                            losses = Losses()
+                            yield said
             except ray.exceptions.RayError as error:
                 was_on, is_on = is_on, []
                 if not left:  # it had told all
@@ -198,6 +205,21 @@ class Confirmation:
                 left.pop(0)
                 losses = Losses()
                 yield {"status": status, "status_reason": reason, "arms": []}
+
+
+def _told(stream: Any, idle: Idle) -> Iterator[Any]:
+    """What a task yields; it runs once it has yielded something."""
+    import ray
+
+    is_busy = False
+    while True:
+        if ray.wait([stream], timeout=KEEP_COSTS_EVERY_S)[0]:
+            item = next(stream, None)
+            if item is None:
+                return
+            is_busy = True
+            yield ray.get(item)
+        idle.look(is_busy)
 
 
 def _runs(resources: Resources) -> Streams:
@@ -232,13 +254,15 @@ def _run_along(spec: dict[str, Any], meeting: Meeting) -> None:
 
 
 def _time_blocks(jobs: list[str]) -> Iterator[dict[str, Any]]:
+    """Says that it has begun, and then how each block went."""
     from trainables.adapters.ray_team import joined_by, node_ids
 
-    began = time.monotonic()
+    began, nodes = time.monotonic(), node_ids()
+    yield {"node_ids": nodes}
     with joined_by(TimingJob.from_json(jobs[0]).trial.num_workers, _time_along, jobs) as meeting:
         for answer in _answers(jobs, meeting):
             now = time.monotonic()
-            yield {**answer, "held_s": now - began, "node_ids": node_ids()}
+            yield {**answer, "held_s": now - began, "node_ids": nodes}
             began = now
 
 

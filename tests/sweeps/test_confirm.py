@@ -43,6 +43,7 @@ def test_what_becomes_of_a_process_that_has_told_all_is_nothing_to_its_trial_or_
         os._exit(1)
 
     def time_and_fail(jobs: list[str]) -> Iterator[dict[str, Any]]:
+        yield {"node_ids": []}
         for _ in jobs:
             yield {"status": "completed", "arms": [], "node_ids": [], "held_s": 1.0}
         raise RuntimeError("planted")
