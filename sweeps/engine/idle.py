@@ -10,6 +10,9 @@ from sweeps.engine.progress import Progress
 FIRST_S = 120.0
 """How long nothing has to run before that is told: a worker takes seconds to start, and Ray to notice a lost node."""
 
+LOOK_EVERY_S = 10.0
+"""How often whoever waits has a look, at least."""
+
 RARER = 5
 """How many times as long it takes until it is told again."""
 
@@ -50,7 +53,7 @@ class Idle:
         self._since, self._due_s = clock(), FIRST_S
 
     def look(self, is_busy: bool) -> None:
-        """Takes note of whether anything runs; to be called every few seconds."""
+        """Takes note of whether anything runs, every :data:`LOOK_EVERY_S` at least."""
         now = self._clock()
         if is_busy:
             self._since, self._due_s = now, FIRST_S

@@ -1,9 +1,11 @@
 """Generators that run on workers of the cluster and stream what they yield."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
+from sweeps.engine.device_types import ruling_out
+from sweeps.engine.idle import LOOK_EVERY_S, Idle
 from sweeps.engine.leaving import leave
 
 
@@ -22,15 +24,25 @@ class Streams:
     def __init__(
         self, function: Callable[..., Iterator[Any]], options: Mapping[str, Any], num_workers: int = 1
     ) -> None:
+        self._function, self._options, self._num_workers = function, options, num_workers
+        self._running: dict[Any, Any] = {}
+        self._ready()
+
+    def _ready(self) -> None:
         import ray
 
         remote: Any = ray.remote  # its overloads do not describe options that are only known when it runs
+        options = self._options
         self._group: dict[str, Any] = {}
-        if num_workers > 1:  # the group says where its tasks run
-            self._group = group_of(options, num_workers)
+        if self._num_workers > 1:  # the group says where its tasks run
+            self._group = group_of(options, self._num_workers)
             options = {name: options[name] for name in ("num_cpus", "num_gpus")}
-        self._task = remote(num_returns="streaming", max_retries=0, **options)(function)
-        self._running: dict[Any, Any] = {}
+        self._task = remote(num_returns="streaming", max_retries=0, **options)(self._function)
+
+    def keep_off(self, node_ids: Iterable[str]) -> None:
+        """Has what starts from now on run on other nodes than some, by Ray's ids."""
+        self._options = ruling_out(node_ids, self._options)
+        self._ready()
 
     def start(self, *args: Any) -> Any:
         """Starts a task, and gives an iterator of object references."""
@@ -45,6 +57,20 @@ class Streams:
         stream = task.remote(*args)
         self._running[stream] = group
         return stream
+
+    def each(self, idle: Idle, *args: Any) -> Iterator[Any]:
+        """Starts a task, and gives what it yields; it runs once it has yielded something."""
+        import ray
+
+        stream, is_busy = self.start(*args), False
+        while True:
+            if ray.wait([stream], timeout=LOOK_EVERY_S)[0]:
+                item = next(stream, None)
+                if item is None:
+                    return
+                is_busy = True
+                yield ray.get(item)
+            idle.look(is_busy)
 
     def ended(self, stream: Any) -> None:
         """Gives back what a task had reserved; to be called when it has yielded its last, or failed."""
