@@ -4,9 +4,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
+from sweeps.engine.cluster import Resources
 from sweeps.engine.device_types import ruling_out
 from sweeps.engine.idle import LOOK_EVERY_S, Idle
 from sweeps.engine.leaving import leave
+from sweeps.engine.progress import Progress
 
 
 class Streams:
@@ -93,6 +95,17 @@ class Streams:
             if early:
                 ray.cancel(stream, force=True)
             self.ended(stream)
+
+
+def await_room(resources: Resources, progress: Progress) -> None:
+    """Waits until there is room for a trial somewhere: an autoscaler's nodes come for what is asked of them."""
+    with Streams(_once, resources.per_worker, resources.num_workers) as streams:
+        for _ in streams.each(Idle(progress, resources.per_worker, resources.num_workers)):
+            pass
+
+
+def _once() -> Iterator[None]:
+    yield
 
 
 def group_of(options: Mapping[str, Any], num_workers: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from rich.console import Console
 from analysis.schema import CHECKPOINTS_DIR, SWEEP_FILE, UNFINISHED, ResultsError
 from sweeps.engine import rows
 from sweeps.engine.cluster import Resources, connected
-from sweeps.engine.confirm_plan import find_places, in_halves, lacks_arms, plan_places, searched, winners
+from sweeps.engine.confirm_plan import find_places, find_types, in_halves, lacks_arms, plan_places, searched, winners
 from sweeps.engine.dry_run import show
 from sweeps.engine.endings import Endings
 from sweeps.engine.folders import Home, new_home, refuse_used
@@ -258,13 +258,11 @@ class _Run:
 
     def _confirm(self, resources: Resources, usable: Usable, endings: Endings) -> None:
         from sweeps.engine.confirm import Confirmation
-        from sweeps.engine.device_types import device_types
 
         if self.sweep.confirm is None:
             return
-        types = device_types(resources)  # nodes may have come since the probe, of further types
-        if len(types) > 1 or len(usable) > 1:
-            self._probe_types(types, resources, usable)
+        types = find_types(resources, self.recorder.progress)
+        self._probe_types(types, resources, usable)
         places = find_places(types, usable, resources)
         for place in [each for each in places if lacks_arms(each, self.sweep)]:
             there = f" on {place.device}" if len(places) > 1 else ""
