@@ -82,10 +82,10 @@ def run(sweep: Sweep, console: Console | None = None) -> "Results":
         this = _Run(sweep, source, home, num_trials, first, past, recorder)
         this.declare(past.metric or sweep.metric or "val_loss", past.mode if past.metric else sweep.mode or "min")
         with connected(sweep) as resources, recorder.costs_kept():
-            check_shared(home)
+            nodes = check_shared(home)
             if resources.waits_for:
                 progress.say(f"cluster {resources.waits_for}")
-            this.stages(resources)
+            this.stages(resources, nodes)
         tracking = tracking_of(sweep, home.folder, "summary")
     from analysis import load  # pandas, which nothing before needs
 
@@ -153,8 +153,8 @@ class _Run:
         resolved = {"run_name": folder.name, "metric": metric, "mode": mode, "probed": bool(self.past.usable)}
         write_declaration(folder, {**self.sweep.to_json(), **task_digest(self.source), **resolved, **more})
 
-    def stages(self, resources: Resources) -> None:
-        """The stages in their order, up to the last one asked for."""
+    def stages(self, resources: Resources, nodes: Collection[str]) -> None:
+        """The stages in their order, up to the last one asked for; some nodes are known to see the storage."""
         from sweeps.engine.device_types import check_fit, device_types
         from sweeps.engine.workers import Workers
         from trainables.adapters.ray_tune import TuneTrial
@@ -164,6 +164,7 @@ class _Run:
         check_fit(types, resources)
         with Workers(TuneTrial, resources) as workers:
             usable, metric, mode = self._probe(types, resources, workers)
+            check_shared(self.home, nodes)  # those that came for the probe, too
             if self.sweep.stage != "probe" and usable_anywhere(usable):
                 folder = self.home.shared(CHECKPOINTS_DIR)
                 checkpoints = Checkpoints(folder, self.sweep.checkpoint_every_s, metric, mode)
