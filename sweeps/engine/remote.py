@@ -10,6 +10,9 @@ from sweeps.engine.idle import LOOK_EVERY_S, Idle
 from sweeps.engine.leaving import leave
 from sweeps.engine.progress import Progress
 
+_OF_GROUP = ("resources", "label_selector", "strategy")
+"""Options that say where the workers of a trial run: those of its placement group, where it has one."""
+
 
 class Streams:
     """Tasks that run a generator function, never retried: a trial that failed must be seen to have failed.
@@ -38,7 +41,7 @@ class Streams:
         self._group: dict[str, Any] = {}
         if self._num_workers > 1:  # the group says where its tasks run
             self._group = group_of(options, self._num_workers)
-            options = {name: options[name] for name in ("num_cpus", "num_gpus")}
+            options = {name: value for name, value in options.items() if name not in _OF_GROUP}
         self._task = remote(num_returns="streaming", max_retries=0, **options)(self._function)
 
     def keep_off(self, node_ids: Iterable[str]) -> None:

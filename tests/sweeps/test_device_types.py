@@ -8,6 +8,7 @@ import pytest
 from ray.exceptions import RayTaskError
 
 from sweeps import Sweep, SweepError
+from sweeps.engine import confirm
 from sweeps.engine.cluster import Resources, resources_of
 from sweeps.engine.confirm_plan import Place, find_places, lacks_arms, plan_places
 from sweeps.engine.device_types import DeviceType, check_device, check_fit, only_on, resources_on, ruling_out, search_on
@@ -183,3 +184,11 @@ def test_a_run_on_a_device_of_another_type_has_to_go_elsewhere():
     assert may_go_on(raised)
     assert not died(raised)
     assert failure(raised) == ("unsupported", str(error.value))
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_a_process_with_gpus_is_kept_for_the_next_run_also_where_a_trial_has_several_workers(num_workers: int):
+    """Ray ends a process after a task with GPUs, unless it is told not to."""
+    here = resources_on(H100, [A10G, H100], Resources(num_workers, num_workers, 8, 4, num_workers=num_workers))
+    task: Any = confirm._runs(here)._task
+    assert (task._default_options["max_calls"], task._default_options["num_gpus"]) == (0, 1)
