@@ -13,6 +13,7 @@ from sweeps.engine import rows
 from sweeps.engine.cluster import Resources
 from sweeps.engine.endings import Endings
 from sweeps.engine.failures import failure
+from sweeps.engine.idle import Idle
 from sweeps.engine.recorder import Recorder
 from sweeps.engine.search_budget import SearchBudget
 from sweeps.engine.tracking import tell_end
@@ -78,11 +79,14 @@ class JournalCallback(tune.Callback):
         self._recorder, self._endings, self._budget = recorder, endings, budget
         self._last: dict[str, Mapping[str, Any]] = {}
         self._begun: dict[str, PlannedTrial] = {}
+        self._running: set[str] = set()
+        self._idle = Idle(recorder.progress, resources.per_worker, resources.num_workers)
 
     @_through_tune
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A trial got its worker: for the first time, or again after a pause and perhaps with other hyperparameters."""
         self._search.started(trial)
+        self._running.add(trial.trial_id)
         self._recorder.meter.begins(trial.config["spec"]["trial_id"], self._resources.per_worker)
         self._begins(trial)
 
@@ -118,11 +122,13 @@ class JournalCallback(tune.Callback):
 
     def on_trial_rest(self, trial: Trial) -> None:
         """A trial left its worker: it has ended, was lost, or pauses."""
+        self._running.discard(trial.trial_id)
         self._recorder.meter.rests(trial.config["spec"]["trial_id"])
 
     @_through_tune
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Tune has handled an event, or waited a moment for one."""
+        self._idle.look(bool(self._running))
         self._recorder.keep_costs()
 
     @_through_tune

@@ -15,8 +15,10 @@ from analysis.schema import EXAMPLES_DIR
 from sweeps.engine import rows
 from sweeps.engine.cluster import Resources
 from sweeps.engine.confirm_plan import Place
+from sweeps.engine.device_types import check_device, ruling_out
 from sweeps.engine.endings import Endings
-from sweeps.engine.recorder import KEEP_COSTS_EVERY_S, Recorder
+from sweeps.engine.idle import LOOK_EVERY_S, Idle
+from sweeps.engine.recorder import Recorder
 from sweeps.engine.remote import Streams
 from sweeps.engine.sweep import Sweep
 from sweeps.engine.tracking import tell_end, tracking_of
@@ -82,15 +84,17 @@ class Confirmation:
         """One full run of each, as many at once as the cluster has room for."""
         import ray
 
-        from sweeps.engine.failures import Losses, died
+        from sweeps.engine.failures import Losses, is_misplaced, may_go_on
 
         losses: defaultdict[str, Losses] = defaultdict(Losses)
         with ExitStack() as stack:
             streams = {device: stack.enter_context(_runs(place.resources)) for device, place in self._places.items()}
-            waiting = {streams[trial.device].start(self._job(trial)): trial for trial in trials}
+            waiting = {streams[trial.device].start(self._job(trial), trial.device): trial for trial in trials}
+            idle = self._idle(next(iter(self._places.values())).resources.per_worker)
             while waiting:
-                ready: list[Any] = ray.wait(list(waiting), num_returns=1, timeout=KEEP_COSTS_EVERY_S)[0]
+                ready: list[Any] = ray.wait(list(waiting), num_returns=1, timeout=LOOK_EVERY_S)[0]
                 self._recorder.keep_costs()
+                idle.look(any(trial.trial_id in self._nodes for trial in waiting.values()))
                 if not ready:
                     continue
                 stream, trial = ready[0], waiting[ready[0]]
@@ -108,12 +112,17 @@ class Confirmation:
                         continue
                     came_to = (self._last.get(trial.trial_id) or {}).get("step", 0)
                     was_on = self._nodes.pop(trial.trial_id, ())
-                    if died(error) and losses[trial.trial_id].goes_on(error, came_to, was_on):
-                        waiting[there.start(self._job(trial))] = trial
+                    if is_misplaced(error):
+                        there.keep_off(was_on[:1])
+                    if may_go_on(error) and losses[trial.trial_id].goes_on(error, came_to, was_on):
+                        waiting[there.start(self._job(trial), trial.device)] = trial
                     else:
                         self._failed(trial, error)
                 else:
                     self._take(trial, **said)
+
+    def _idle(self, options: Mapping[str, Any]) -> Idle:
+        return Idle(self._recorder.progress, options, self._sweep.workers_per_trial)
 
     def _has_ended(self, trial: PlannedTrial) -> bool:
         """Whether a trial has told its end; what becomes of its process after that is nothing to it."""
@@ -176,25 +185,29 @@ class Confirmation:
         """A record for each block; a block whose workers die has one that says so, and the next go on in another."""
         import ray
 
-        from sweeps.engine.failures import Losses, died, failure
+        from sweeps.engine.failures import Losses, failure, is_misplaced, may_go_on
 
+        options = place.resources.exclusive
         left = [TimingJob(self._spec(block), tuple(place.routes), place.routes).to_json() for block in blocks]
         losses, is_on = Losses(), list[str]()
         while left:
             try:
-                with Streams(_time_blocks, place.resources.exclusive, place.resources.num_workers) as streams:
-                    for item in streams.start(left):
-                        record = ray.get(item)
-                        left.pop(0)
-                        if not losses.are_none:
-                            record["held_s"] = None  # nobody knows how long what was lost had held the device
-                        losses, is_on = Losses(), record["node_ids"]
-                        yield record
+                with Streams(_time_blocks, options, place.resources.num_workers) as streams:
+                    for said in streams.each(self._idle(options), left, place.device):
+                        is_on = said["node_ids"]
+                        if "status" in said:
+                            left.pop(0)
+                            if not losses.are_none:
+                                said["held_s"] = None  # nobody knows how long what was lost had held the device
+                            losses = Losses()
+                            yield said
             except ray.exceptions.RayError as error:
                 was_on, is_on = is_on, []
                 if not left:  # it had told all
                     return
-                if died(error) and losses.goes_on(error, node_ids=was_on):
+                if is_misplaced(error):
+                    options = ruling_out(was_on[:1], options)
+                if may_go_on(error) and losses.goes_on(error, node_ids=was_on):
                     continue
                 status, reason = failure(error)
                 left.pop(0)
@@ -207,14 +220,15 @@ def _runs(resources: Resources) -> Streams:
     return Streams(_run_trial, {"max_calls": 0, **resources.per_worker}, resources.num_workers)
 
 
-def _run_trial(spec: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Says that it has begun, and then each report."""
+def _run_trial(spec: dict[str, Any], device: str) -> Iterator[dict[str, Any]]:
+    """Says that it has begun, and then each report; ``device`` is where it has to run."""
     from trainables.adapters.ray_team import joined_by, node_ids, settle_worker
     from trainables.tracked import tracked_while
     from trainables.trial import run_trial
 
     trial, nodes = TrialSpec.from_dict(spec), node_ids()
     yield {"report": None, "node_ids": nodes}
+    check_device(device, trial.num_gpus > 0)
     settle_worker(trial.num_workers)
     with tracked_while(trial) as tracked, joined_by(trial.num_workers, _run_along, spec) as meeting:
         for report in run_trial(trial, meeting):
@@ -233,14 +247,17 @@ def _run_along(spec: dict[str, Any], meeting: Meeting) -> None:
         pass
 
 
-def _time_blocks(jobs: list[str]) -> Iterator[dict[str, Any]]:
+def _time_blocks(jobs: list[str], device: str) -> Iterator[dict[str, Any]]:
+    """Says that it has begun, and then how each block went; ``device`` is where they have to be timed."""
     from trainables.adapters.ray_team import joined_by, node_ids
 
-    began = time.monotonic()
-    with joined_by(TimingJob.from_json(jobs[0]).trial.num_workers, _time_along, jobs) as meeting:
+    began, nodes, trial = time.monotonic(), node_ids(), TimingJob.from_json(jobs[0]).trial
+    yield {"node_ids": nodes}
+    check_device(device, trial.num_gpus > 0)
+    with joined_by(trial.num_workers, _time_along, jobs) as meeting:
         for answer in _answers(jobs, meeting):
             now = time.monotonic()
-            yield {**answer, "held_s": now - began, "node_ids": node_ids()}
+            yield {**answer, "held_s": now - began, "node_ids": nodes}
             began = now
 
 

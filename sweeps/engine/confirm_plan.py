@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sweeps.engine.cluster import Resources
-from sweeps.engine.device_types import DeviceType, resources_on
+from sweeps.engine.device_types import DeviceType, device_types, resources_on
 from sweeps.engine.probe import Usable
+from sweeps.engine.progress import Progress
+from sweeps.engine.remote import await_room
 from sweeps.engine.sweep import Sweep
 from sweeps.search.plan import PlannedTrial, on_device, plan_confirm
 
@@ -25,6 +27,22 @@ class Place:
     device: str
     resources: Resources
     routes: Mapping[str, str]
+
+
+def find_types(resources: Resources, progress: Progress) -> list[DeviceType]:
+    """The cluster's device types by now; nodes may have come since the probe, of further types.
+
+    Where all nodes have gone, as from a run that goes on a day later, this waits for the first to come.
+
+    Args:
+        resources: of a run that may take place anywhere.
+        progress: where it is said what is waited for.
+    """
+    types = device_types(resources)
+    if not types:
+        await_room(resources, progress)
+        types = device_types(resources)
+    return types
 
 
 def find_places(types: Sequence[DeviceType], usable: Usable, resources: Resources) -> list[Place]:

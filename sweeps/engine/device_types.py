@@ -99,6 +99,23 @@ def own_device(use_gpus: bool) -> str:
     return next((gpu.name for gpu in find_gpus()), "")
 
 
+def check_device(name: str, use_gpus: bool) -> None:
+    """Keeps a run to its device type: nodes of other types may have joined since it was placed.
+
+    Args:
+        name: of the type; a part of a GPU has a name that only PyTorch knows.
+        use_gpus: whether it trains on GPUs.
+
+    Raises:
+        Misplaced: this machine is of another type.
+    """
+    from sweeps.engine.failures import Misplaced
+
+    here = own_device(use_gpus)
+    if name and here and here != name.partition(" MIG ")[0]:
+        raise Misplaced(f"must run on {name}, and came to {here}")
+
+
 def _accelerator(node: Mapping[str, Any]) -> str:
     """What Ray calls a node's GPUs."""
     names = (name.removeprefix(ACCELERATOR) for name in node["Resources"] if name.startswith(ACCELERATOR))

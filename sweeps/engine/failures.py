@@ -48,7 +48,7 @@ class Losses:
             reports: or steps that the trial had come to.
             node_ids: Ray's, of the nodes that it was on; none where that is not known.
         """
-        if not isinstance(error, Misplaced) and not node_went(error, node_ids):
+        if not is_misplaced(error) and not node_went(error, node_ids):
             self._crashes += 1
             return self._crashes <= MAX_FAILURES
         self._nodes = 1 if reports > self._furthest else self._nodes + 1
@@ -73,7 +73,12 @@ def node_went(error: BaseException, node_ids: Iterable[str] = ()) -> bool:
 
 
 class Misplaced(RuntimeError):
-    """A trial came to a device that does not have its precision, and may go on elsewhere."""
+    """A run came to a device that lacks its precision, or is of another type than its pair, and may go on elsewhere."""
+
+
+def is_misplaced(error: BaseException) -> bool:
+    """Whether an error is :class:`Misplaced`, be it raised in a task."""
+    return isinstance(getattr(error, "cause", error), Misplaced)
 
 
 class MemoryKill(ray.exceptions.RayActorError):
@@ -109,6 +114,11 @@ def died(error: BaseException) -> bool:
     return isinstance(error, ray.exceptions.RayError)
 
 
+def may_go_on(error: BaseException) -> bool:
+    """Whether what ended a run says nothing of its code: it may go on in another process, or elsewhere."""
+    return died(error) or is_misplaced(error)
+
+
 def failure(error: BaseException) -> tuple[Status, str]:
     """How a trial ended whose process did not live to report it.
 
@@ -119,8 +129,8 @@ def failure(error: BaseException) -> tuple[Status, str]:
         ``out_of_memory`` where Ray's memory monitor ended the process, ``errored`` where code raised, ``lost`` where
         process or node went away by themselves, ``unsupported`` where no device had its precision; and the reason.
     """
-    if isinstance(error, Misplaced):
-        return "unsupported", str(error)
+    if is_misplaced(error):
+        return "unsupported", str(getattr(error, "cause", error))
     text = " ".join(str(error).split())
     if isinstance(error, MemoryKill | ray.exceptions.OutOfMemoryError):
         usage = re.search(r"was ([\d.]+GB used / [\d.]+GB limit)", text)

@@ -1,11 +1,13 @@
 """The probe: what each precision is worth on this cluster and task, before anything is spent."""
 
+import functools
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from sweeps.engine.cluster import Resources
+from sweeps.engine.idle import Idle
 from sweeps.engine.recorder import Recorder
 from sweeps.engine.rows import probed
 from sweeps.engine.sweep import Sweep
@@ -173,7 +175,8 @@ def run_probe(
         Unfinished: no worker comes to its start.
     """
     results = []
-    for result in _probe_on_worker(spec, ladder_order(precisions), route, workers):
+    new_idle = functools.partial(Idle, recorder.progress, resources.per_worker, resources.num_workers)
+    for result in _probe_on_worker(spec, ladder_order(precisions), route, workers, new_idle):
         result.setdefault("device", device or None)
         held = (result.get("device"), result.get("node_ids", ()), result.get("held_s"))
         cost_usd = recorder.meter.charge(resources.per_worker, *held)
@@ -185,7 +188,7 @@ def run_probe(
 
 
 def _probe_on_worker(
-    spec: TrialSpec, precisions: list[str], route: str | None, workers: "Workers"
+    spec: TrialSpec, precisions: list[str], route: str | None, workers: "Workers", new_idle: Callable[[], Idle]
 ) -> Iterator[dict[str, Any]]:
     """A precision that takes the process down again in another worker is left out; the others go on."""
     import ray
@@ -196,7 +199,8 @@ def _probe_on_worker(
     losses: defaultdict[str, Losses] = defaultdict(Losses)
     while left:
         try:
-            for item in workers.first().probe.options(num_returns="streaming").remote(spec.to_dict(), left, route):
+            first = workers.first(new_idle().look)
+            for item in first.probe.options(num_returns="streaming").remote(spec.to_dict(), left, route):
                 result = ray.get(item)
                 left.remove(result["precision"])
                 yield result

@@ -1,10 +1,17 @@
 """Generators that run on workers of the cluster and stream what they yield."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
+from sweeps.engine.cluster import Resources
+from sweeps.engine.device_types import ruling_out
+from sweeps.engine.idle import LOOK_EVERY_S, Idle
 from sweeps.engine.leaving import leave
+from sweeps.engine.progress import Progress
+
+_OF_GROUP = ("resources", "label_selector", "strategy")
+"""Options that say where the workers of a trial run: those of its placement group, where it has one."""
 
 
 class Streams:
@@ -22,15 +29,25 @@ class Streams:
     def __init__(
         self, function: Callable[..., Iterator[Any]], options: Mapping[str, Any], num_workers: int = 1
     ) -> None:
+        self._function, self._options, self._num_workers = function, options, num_workers
+        self._running: dict[Any, Any] = {}
+        self._ready()
+
+    def _ready(self) -> None:
         import ray
 
         remote: Any = ray.remote  # its overloads do not describe options that are only known when it runs
+        options = self._options
         self._group: dict[str, Any] = {}
-        if num_workers > 1:  # the group says where its tasks run
-            self._group = group_of(options, num_workers)
-            options = {name: options[name] for name in ("num_cpus", "num_gpus")}
-        self._task = remote(num_returns="streaming", max_retries=0, **options)(function)
-        self._running: dict[Any, Any] = {}
+        if self._num_workers > 1:  # the group says where its tasks run
+            self._group = group_of(options, self._num_workers)
+            options = {name: value for name, value in options.items() if name not in _OF_GROUP}
+        self._task = remote(num_returns="streaming", max_retries=0, **options)(self._function)
+
+    def keep_off(self, node_ids: Iterable[str]) -> None:
+        """Has what starts from now on run on other nodes than some, by Ray's ids."""
+        self._options = ruling_out(node_ids, self._options)
+        self._ready()
 
     def start(self, *args: Any) -> Any:
         """Starts a task, and gives an iterator of object references."""
@@ -45,6 +62,20 @@ class Streams:
         stream = task.remote(*args)
         self._running[stream] = group
         return stream
+
+    def each(self, idle: Idle, *args: Any) -> Iterator[Any]:
+        """Starts a task, and gives what it yields; it runs once it has yielded something."""
+        import ray
+
+        stream, is_busy = self.start(*args), False
+        while True:
+            if ray.wait([stream], timeout=LOOK_EVERY_S)[0]:
+                item = next(stream, None)
+                if item is None:
+                    return
+                is_busy = True
+                yield ray.get(item)
+            idle.look(is_busy)
 
     def ended(self, stream: Any) -> None:
         """Gives back what a task had reserved; to be called when it has yielded its last, or failed."""
@@ -67,6 +98,17 @@ class Streams:
             if early:
                 ray.cancel(stream, force=True)
             self.ended(stream)
+
+
+def await_room(resources: Resources, progress: Progress) -> None:
+    """Waits until there is room for a trial somewhere: an autoscaler's nodes come for what is asked of them."""
+    with Streams(_once, resources.per_worker, resources.num_workers) as streams:
+        for _ in streams.each(Idle(progress, resources.per_worker, resources.num_workers)):
+            pass
+
+
+def _once() -> Iterator[None]:
+    yield
 
 
 def group_of(options: Mapping[str, Any], num_workers: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from rich.console import Console
 from analysis.schema import CHECKPOINTS_DIR, SWEEP_FILE, UNFINISHED, ResultsError
 from sweeps.engine import rows
 from sweeps.engine.cluster import Resources, connected
-from sweeps.engine.confirm_plan import find_places, in_halves, lacks_arms, plan_places, searched, winners
+from sweeps.engine.confirm_plan import find_places, find_types, in_halves, lacks_arms, plan_places, searched, winners
 from sweeps.engine.dry_run import show
 from sweeps.engine.endings import Endings
 from sweeps.engine.folders import Home, new_home, refuse_used
@@ -82,10 +82,10 @@ def run(sweep: Sweep, console: Console | None = None) -> "Results":
         this = _Run(sweep, source, home, num_trials, first, past, recorder)
         this.declare(past.metric or sweep.metric or "val_loss", past.mode if past.metric else sweep.mode or "min")
         with connected(sweep) as resources, recorder.costs_kept():
-            check_shared(home)
+            nodes = check_shared(home)
             if resources.waits_for:
                 progress.say(f"cluster {resources.waits_for}")
-            this.stages(resources)
+            this.stages(resources, nodes)
         tracking = tracking_of(sweep, home.folder, "summary")
     from analysis import load  # pandas, which nothing before needs
 
@@ -153,8 +153,8 @@ class _Run:
         resolved = {"run_name": folder.name, "metric": metric, "mode": mode, "probed": bool(self.past.usable)}
         write_declaration(folder, {**self.sweep.to_json(), **task_digest(self.source), **resolved, **more})
 
-    def stages(self, resources: Resources) -> None:
-        """The stages in their order, up to the last one asked for."""
+    def stages(self, resources: Resources, nodes: Collection[str]) -> None:
+        """The stages in their order, up to the last one asked for; some nodes are known to see the storage."""
         from sweeps.engine.device_types import check_fit, device_types
         from sweeps.engine.workers import Workers
         from trainables.adapters.ray_tune import TuneTrial
@@ -164,6 +164,7 @@ class _Run:
         check_fit(types, resources)
         with Workers(TuneTrial, resources) as workers:
             usable, metric, mode = self._probe(types, resources, workers)
+            check_shared(self.home, nodes)  # those that came for the probe, too
             if self.sweep.stage != "probe" and usable_anywhere(usable):
                 folder = self.home.shared(CHECKPOINTS_DIR)
                 checkpoints = Checkpoints(folder, self.sweep.checkpoint_every_s, metric, mode)
@@ -258,13 +259,11 @@ class _Run:
 
     def _confirm(self, resources: Resources, usable: Usable, endings: Endings) -> None:
         from sweeps.engine.confirm import Confirmation
-        from sweeps.engine.device_types import device_types
 
         if self.sweep.confirm is None:
             return
-        types = device_types(resources)  # nodes may have come since the probe, of further types
-        if len(types) > 1 or len(usable) > 1:
-            self._probe_types(types, resources, usable)
+        types = find_types(resources, self.recorder.progress)
+        self._probe_types(types, resources, usable)
         places = find_places(types, usable, resources)
         for place in [each for each in places if lacks_arms(each, self.sweep)]:
             there = f" on {place.device}" if len(places) > 1 else ""

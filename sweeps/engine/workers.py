@@ -4,7 +4,7 @@ Ray Tune starts workers of its own only for trials, so after the probe, and impo
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -115,10 +115,13 @@ class Workers:
             raise Unfinished(f"workers: must start, got {number} that died ({why[:300]}); {remedy}")
         self._add()
 
-    def first(self) -> Any:
+    def first(self, look: Callable[[bool], None] = lambda is_busy: None) -> Any:
         """The handle of one that has started; waits until none is starting, which would disturb what it measures.
 
         One that has died since, as all on a node do that went away, is replaced.
+
+        Args:
+            look: is told, while this waits, whether any has started.
 
         Raises:
             Unfinished: they die while they start.
@@ -126,6 +129,7 @@ class Workers:
         while True:
             while len(self.started) < max(1, self.manager.num_live_actors):
                 self.manager.next(timeout=1)
+                look(bool(self.started))
             worker = self.manager._live_actors_to_ray_actors_resources[self.started[0]][0]
             try:
                 is_there: Any = ray.get(worker.__ray_ready__.remote())

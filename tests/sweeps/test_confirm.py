@@ -1,12 +1,14 @@
-"""Confirm on a real Ray, with processes that do nothing but end."""
+"""Confirm with processes that do nothing but end."""
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+import ray
+from ray.exceptions import RayTaskError
 from rich.console import Console
 
 from analysis.journal import read_journal
@@ -15,13 +17,16 @@ from sweeps.engine import confirm
 from sweeps.engine.cluster import Resources
 from sweeps.engine.confirm import Confirmation
 from sweeps.engine.confirm_plan import Place
+from sweeps.engine.device_types import ruling_out
 from sweeps.engine.endings import Endings
+from sweeps.engine.failures import Misplaced
 from sweeps.engine.journal import Journal, write_declaration
 from sweeps.engine.meter import Meter
 from sweeps.engine.prices import PricedNode
 from sweeps.engine.progress import Progress
 from sweeps.engine.recorder import Recorder
-from sweeps.search.plan import plan_confirm
+from sweeps.engine.remote import Streams
+from sweeps.search.plan import on_device, plan_confirm
 from trainables.loading import find_task
 from trainables.report import TrialReport
 from trainables.spec import Checkpoints
@@ -34,7 +39,7 @@ def test_what_becomes_of_a_process_that_has_told_all_is_nothing_to_its_trial_or_
     """As where a node goes in just that moment. Of a run that has ended, a second would be another one's weights."""
     beginnings, journals = tmp_path / "beginnings", tmp_path / "run" / "journal"
 
-    def run_and_die(spec: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    def run_and_die(spec: dict[str, Any], device: str) -> Iterator[dict[str, Any]]:
         with beginnings.open("a") as file:
             file.write("x")
         yield {"report": None, "node_ids": []}
@@ -44,7 +49,8 @@ def test_what_becomes_of_a_process_that_has_told_all_is_nothing_to_its_trial_or_
             time.sleep(0.05)
         os._exit(1)
 
-    def time_and_fail(jobs: list[str]) -> Iterator[dict[str, Any]]:
+    def time_and_fail(jobs: list[str], device: str) -> Iterator[dict[str, Any]]:
+        yield {"node_ids": []}
         for _ in jobs:
             yield {"status": "completed", "arms": [], "node_ids": [], "held_s": 1.0}
         raise RuntimeError("planted")
@@ -70,28 +76,18 @@ def test_what_becomes_of_a_process_that_has_told_all_is_nothing_to_its_trial_or_
 
 def test_what_a_pair_cost_that_began_again_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A node goes in the middle of the second of three pairs; how long that had been timed nobody can tell."""
-    import ray
+    attempts = [1, 2]
 
-    died = ray.exceptions.WorkerCrashedError()
-    attempts = [[{"n": 1}, died], [{"n": 2}, {"n": 3}]]
-
-    class Streams:
-        def __init__(self, *where: object) -> None: ...
-        def __enter__(self) -> "Streams":
-            return self
-
-        def __exit__(self, *error: object) -> None: ...
-        def start(self, left: list[str]) -> Iterator[Any]:
+    class Attempts(Streams):
+        def each(self, idle: object, left: list[str], device: str) -> Iterator[dict[str, Any]]:
             assert len(left) == 3 - (len(attempts) == 1)
-            return iter(attempts.pop(0))
+            yield {"node_ids": ["a"]}
+            for _ in range(attempts.pop(0)):
+                yield {"status": "completed", "arms": [], "node_ids": ["a"], "held_s": 3600.0}
+            if attempts:
+                raise ray.exceptions.WorkerCrashedError
 
-    def get(item: Any) -> dict[str, Any]:
-        if item is died:
-            raise died
-        return {"status": "completed", "arms": [], "node_ids": ["a"], "held_s": 3600.0}
-
-    monkeypatch.setattr(confirm, "Streams", Streams)
-    monkeypatch.setattr(ray, "get", get)
+    monkeypatch.setattr(confirm, "Streams", Attempts)
     monkeypatch.setattr(ray, "nodes", lambda: [{"NodeID": "a", "Alive": True}])
     sweep = Sweep(name="s", task="trainables.tasks.digits:build", space={}, usd_per_hour=1.0)
     trials = plan_confirm([{}], ["fp32"], num_seeds=3, sweep_seed=0)
@@ -104,3 +100,63 @@ def test_what_a_pair_cost_that_began_again_is_unknown(tmp_path: Path, monkeypatc
         Confirmation(sweep, find_task(sweep.task), [place], recorder, endings).time_blocks(trials)
     told = read_journal(tmp_path / "run")
     assert [row["cost_usd"] for row in told.timings.values()] == [0.5, None, 0.5]
+
+
+class Answers(Streams):
+    """Tasks of which the first comes to a node that joined since, and those after it to others."""
+
+    def __init__(self, function: Any, options: Mapping[str, Any], num_workers: int) -> None:
+        self.asked.append(options)
+        self._options = options
+
+    def keep_off(self, node_ids: Iterable[str]) -> None:
+        self._options = ruling_out(node_ids, self._options)
+        self.asked.append(self._options)
+
+    def start(self, *arguments: Any) -> Iterator[Any]:
+        job, device = arguments
+        assert device == "Old CPU"
+        if len(self.asked) == 1:
+            return iter([BEGUN, RayTaskError("f", "", Misplaced("must run on Old CPU, and came to New CPU"))])
+        if isinstance(job, list):
+            return iter([BEGUN, *({"node_ids": [], "status": "completed", "arms": []} for _ in job)])
+        return iter([BEGUN, {"node_ids": [], "report": TrialReport(job["trial_id"], "completed").to_dict()}])
+
+    def ended(self, stream: Any) -> None:
+        pass
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    asked: ClassVar[list[Mapping[str, Any]]] = []
+
+
+BEGUN = {"node_ids": ["new", "old"], "report": None}
+
+
+def given(item: Any) -> Any:
+    if isinstance(item, Exception):
+        raise item
+    return item
+
+
+@pytest.mark.parametrize(("what", "kind"), [("run_trials", "trials"), ("time_blocks", "timings")])
+def test_what_comes_to_a_node_of_another_type_that_has_joined_begins_again_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, kind: str
+) -> None:
+    monkeypatch.setattr(Answers, "asked", [])
+    monkeypatch.setattr(confirm, "Streams", Answers)
+    monkeypatch.setattr(ray, "wait", lambda streams, **options: (streams[:1], []))
+    monkeypatch.setattr(ray, "get", given)
+    sweep = Sweep(name="s", task="trainables.tasks.digits:build", space={})
+    with Journal(tmp_path / "run") as journal:
+        write_declaration(journal.folder, sweep.to_json() | {"run_name": "run", "metric": "val_loss", "mode": "min"})
+        recorder = Recorder(journal, Progress(Console(quiet=True)))
+        endings = Endings(recorder, Checkpoints("", 30, "val_loss", "min"))
+        place = Place("Old CPU", Resources(1, 0, 2, 2), {"fp32": "default"})
+        confirmation = Confirmation(sweep, find_task(sweep.task), [place], recorder, endings)
+        trials = [on_device(trial, "Old CPU", True) for trial in plan_confirm([{}], ["fp32"], 1, 0)]
+        getattr(confirmation, what)(trials)
+    rows = getattr(read_journal(tmp_path / "run"), kind).values()
+    assert [row["status"] for row in rows] == ["completed"]
+    assert [options.get("label_selector") for options in Answers.asked] == [None, {"ray.io/node-id": "!in(new)"}]

@@ -1,16 +1,21 @@
 """Device types and what keeps trials to them, by hand; on nodes in ``test_nodes.py``."""
 
+import re
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from ray.exceptions import RayTaskError
 
 from sweeps import Sweep, SweepError
+from sweeps.engine import confirm
 from sweeps.engine.cluster import Resources, resources_of
 from sweeps.engine.confirm_plan import Place, find_places, lacks_arms, plan_places
-from sweeps.engine.device_types import DeviceType, check_fit, only_on, resources_on, ruling_out, search_on
+from sweeps.engine.device_types import DeviceType, check_device, check_fit, only_on, resources_on, ruling_out, search_on
+from sweeps.engine.failures import Misplaced, died, failure, may_go_on
 from sweeps.engine.probe import unprobed, usable_anywhere
 from sweeps.engine.remote import group_of
+from trainables.cpu import cpu_name
 
 
 def nodes(*names: str, cpus: float = 8, **resources: float) -> tuple[dict[str, Any], ...]:
@@ -162,3 +167,28 @@ def test_the_same_blocks_run_at_each_place_in_its_precisions_under_names_of_thei
     assert all(t.trial_id.endswith("-fp32-nvidia-a10g") for t in by_device["NVIDIA A10G"])
     # The type that was probed first is the run's first, in whichever order they are looked at later.
     assert {t.trial_id.rpartition(f"{t.seed}-")[2] for t in by_device["NVIDIA H100"]} == {"fp32", "fp8-rowwise"}
+
+
+@pytest.mark.parametrize("name", ["NVIDIA A100-SXM4-80GB", "NVIDIA A100-SXM4-80GB MIG 1g.10gb", ""])
+def test_a_run_on_a_device_of_its_type_stays(name: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sweeps.engine.device_types.own_device", lambda use_gpus: "NVIDIA A100-SXM4-80GB")
+    check_device(name, use_gpus=True)
+    monkeypatch.setattr("sweeps.engine.device_types.own_device", lambda use_gpus: "")  # no driver tells
+    check_device("H100", use_gpus=True)
+
+
+def test_a_run_on_a_device_of_another_type_has_to_go_elsewhere():
+    with pytest.raises(Misplaced, match=f"^must run on Xeon, and came to {re.escape(cpu_name())}$") as error:
+        check_device("Xeon", use_gpus=False)
+    raised = RayTaskError("f", "a traceback\nof lines", error.value).as_instanceof_cause()
+    assert may_go_on(raised)
+    assert not died(raised)
+    assert failure(raised) == ("unsupported", str(error.value))
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_a_process_with_gpus_is_kept_for_the_next_run_also_where_a_trial_has_several_workers(num_workers: int):
+    """Ray ends a process after a task with GPUs, unless it is told not to."""
+    here = resources_on(H100, [A10G, H100], Resources(num_workers, num_workers, 8, 4, num_workers=num_workers))
+    task: Any = confirm._runs(here)._task
+    assert (task._default_options["max_calls"], task._default_options["num_gpus"]) == (0, 1)

@@ -2,19 +2,21 @@
 
 import dataclasses
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from sweeps import Sweep, SweepError, run
-from sweeps.engine import cli, rows, stages, tune
+from sweeps.engine import cli, confirm, confirm_plan, rows, stages, tune
 from sweeps.engine.cluster import Resources
 from sweeps.engine.confirm import Confirmation
 from sweeps.engine.confirm_plan import Place, in_halves, searched, winners
+from sweeps.engine.device_types import DeviceType
 from sweeps.engine.endings import Endings
 from sweeps.engine.journal import Journal, write_declaration
-from sweeps.engine.probe import describe_probe, probe_spec
+from sweeps.engine.probe import Usable, describe_probe, probe_spec, unprobed
 from sweeps.engine.progress import Progress
 from sweeps.engine.recorder import Recorder
 from sweeps.engine.resume import Past
@@ -178,3 +180,35 @@ def test_an_interruption_says_that_the_run_can_go_on_once_it_can(
     with pytest.raises(KeyboardInterrupt) as ended:
         run(going_on)
     assert not ended.value.args
+
+
+@pytest.mark.parametrize("have_gone", [False, True])
+def test_the_device_type_that_is_there_for_confirm_is_probed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, have_gone: bool
+) -> None:
+    """As where the search's nodes went away, and others came in their place, or come once they are asked for."""
+
+    def probe(spec: object, sweep: Sweep, types: Sequence[DeviceType], resources: object, usable: Usable, *_: object):
+        usable.update({each.name: {"fp32": "onednn", "bf16-mixed": "default"} for each in unprobed(types, usable)})
+
+    found: list[Place] = []
+
+    def confirmed(sweep: Sweep, source: object, places: Sequence[Place], *others: object) -> None:
+        found.extend(places)
+        raise SweepError("enough")
+
+    nodes = ({"NodeID": "a", "Resources": {"CPU": 2}},)
+    types = iter([[], [DeviceType("New CPU", nodes)]] if have_gone else [[DeviceType("New CPU", nodes)]])
+    monkeypatch.setattr(confirm_plan, "device_types", lambda resources: next(types))
+    monkeypatch.setattr(confirm_plan, "await_room", lambda *waiting: None)
+    monkeypatch.setattr(stages, "probe_types", probe)
+    monkeypatch.setattr(confirm, "Confirmation", confirmed)
+    sweep = Sweep(name="s", task="trainables.tasks.digits:build", space={"width": 8}, num_trials=0)
+    with Journal(tmp_path / "r") as journal:
+        write_declaration(journal.folder, sweep.to_json() | {"run_name": "r", "metric": "val_loss", "mode": "min"})
+        recorder = Recorder(journal, Progress(Console(quiet=True)))
+        endings = Endings(recorder, Checkpoints("", 0, "val_loss", "min"))
+        this = stages._Run(sweep, find_task(sweep.task), stages.Home(tmp_path / "r"), 0, None, Past(), recorder)
+        with pytest.raises(SweepError, match="enough"):
+            this._confirm(Resources(1, 0, 2, 2), {"Old CPU": {"fp32": "default", "bf16-mixed": "default"}}, endings)
+    assert [(place.device, place.routes["fp32"]) for place in found] == [("New CPU", "onednn")]

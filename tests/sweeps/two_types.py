@@ -1,4 +1,4 @@
-"""Sweeps on two kinds of CPU: python -m tests.sweeps.two_types FOLDER.
+"""Sweeps on two kinds of CPU, and a third one that joins in confirm: python -m tests.sweeps.two_types FOLDER.
 
 All is real, training and timing too, but the names of the nodes' CPUs. They share the processors of this machine, so
 that nothing is said here about how fast anything is.
@@ -6,6 +6,7 @@ that nothing is said here about how fast anything is.
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from sweeps import Confirm, Sweep, choice
 
@@ -33,6 +34,7 @@ if __name__ == "__main__":
     import pytest
 
     from sweeps import run
+    from sweeps.engine.confirm import Confirmation
     from tests.brief_timing import time_briefly
     from tests.sweeps.nodes import Nodes
 
@@ -40,4 +42,11 @@ if __name__ == "__main__":
     nodes = Nodes()
     for name, cpu in CPUS.items():
         nodes.add(name, num_cpus=1, cpu=cpu)
+    begin = Confirmation.__init__
+
+    def join_and_begin(*arguments: Any) -> None:
+        nodes.add("late", num_cpus=1, cpu="Late CPU 3")
+        begin(*arguments)
+
+    Confirmation.__init__ = join_and_begin  # type: ignore[method-assign]
     run(declare(Path(sys.argv[1])))
