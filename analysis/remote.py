@@ -10,6 +10,7 @@ import tempfile
 import threading
 from pathlib import Path
 from typing import Any, NoReturn
+from urllib.parse import quote
 
 from analysis.schema import EXAMPLES_DIR, JOURNAL_DIR, SWEEP_FILE, refuse
 
@@ -30,6 +31,14 @@ def below(url: str, name: str) -> str:
     return f"{path.rstrip('/')}/{name}{mark}{options}"
 
 
+def uri_of(text: str) -> str:
+    """A URL as pyarrow takes it: quoted, and with an end to its patience, which with Google Cloud lasts 15 minutes."""
+    path, mark, options = text.partition("?")
+    if path.startswith(("gs:", "gcs:")) and "retry_limit_seconds=" not in options:
+        mark, options = "?", "&".join([*filter(None, [options]), "retry_limit_seconds=30"])
+    return quote(path, safe=_PLAIN) + mark + options
+
+
 @functools.cache
 def local_copy(url: str) -> Path:
     """A folder of this process's that :func:`fetch` may bring a run to, time and again; it goes when the process ends.
@@ -46,7 +55,8 @@ def fetch(url: str, folder: Path) -> None:
     """Brings a run's files to a folder, but for checkpoints; of what is there already, only what has changed.
 
     Args:
-        url: of the run, such as ``s3://bucket/sweeps/digits-20261123-101500``, as pyarrow knows it.
+        url: of the run, such as ``s3://bucket/sweeps/digits-20261123-101500``, as pyarrow knows it; blanks and letters
+            of any language may stand as they are.
         folder: made if need be.
 
     Raises:
@@ -55,7 +65,7 @@ def fetch(url: str, folder: Path) -> None:
     from pyarrow import fs
 
     try:
-        store, path = fs.FileSystem.from_uri(url)
+        store, path = fs.FileSystem.from_uri(uri_of(url))
         # The declaration first: what it says of the run must not be younger than the journal.
         for part in ("", JOURNAL_DIR, EXAMPLES_DIR):
             there = store.get_file_info(fs.FileSelector(f"{path}/{part}".rstrip("/"), allow_not_found=True))
@@ -67,6 +77,10 @@ def fetch(url: str, folder: Path) -> None:
         _refuse(url, " ".join(str(error).split())[:200])
     if not (folder / SWEEP_FILE).exists():
         _refuse(url, f"it has no {SWEEP_FILE}")
+
+
+_PLAIN = "/:@%!$&'()*+,;="
+"""What pyarrow takes in a URL's path beside letters and digits; all else is to be quoted."""
 
 
 def _bring(store: Any, info: Any, file: Path) -> None:
