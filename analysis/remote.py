@@ -39,6 +39,11 @@ def uri_of(text: str) -> str:
     return quote(path, safe=_PLAIN) + mark + options
 
 
+def shown(place: str) -> str:
+    """A path or URL as it may be printed: of a URL without the store's options and keys."""
+    return re.sub(r"(?<=://)[^/@]*@", "", place.partition("?")[0]) if is_url(place) else place
+
+
 @functools.cache
 def local_copy(url: str) -> Path:
     """A folder of this process's that :func:`fetch` may bring a run to, time and again; it goes when the process ends.
@@ -106,5 +111,5 @@ def _bring(store: Any, info: Any, file: Path) -> None:
 
 
 def _refuse(url: str, why: str) -> NoReturn:
-    shown = re.sub(r"(?<=://)[^/@]*@", "", url.partition("?")[0])  # without keys
-    refuse("results", f"must be the URL of a sweep that can be read ({why})", shown, "see the store's name and rights")
+    condition = f"must be the URL of a sweep that can be read ({why})"
+    refuse("results", condition, shown(url), "see the store's name and rights")
