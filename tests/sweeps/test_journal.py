@@ -74,6 +74,24 @@ def test_what_a_driver_made_it_can_take_back_and_nothing_else(tmp_path: Path):
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["other"]
 
 
+def test_what_is_taken_back_is_not_open_any_more_and_says_nothing_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    with Journal(tmp_path / "run") as journal:
+        journal.write("trial", {"trial_id": "a", "stage": "probe"})
+        file, unlink = journal._file, os.unlink
+
+        def unlink_on_nfs(path: Any, **where: Any) -> None:
+            unlink(path, **where)
+            if not file.closed:  # NFS keeps an open file under another name until it is closed
+                (tmp_path / "run" / "journal" / ".nfs0001").touch()
+
+        monkeypatch.setattr(os, "unlink", unlink_on_nfs)
+        journal.take_back()
+    assert journal.is_taken_back
+    assert not (tmp_path / "run").exists()
+
+
 def test_what_another_driver_did_before_the_lock_came_free_is_not_taken_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
