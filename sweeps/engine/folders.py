@@ -80,7 +80,8 @@ def new_home(sweep: Sweep) -> Home:
     Raises:
         SweepError: a run of that name is there already, or none can be.
     """
-    name = sweep.run_name or f"{sweep.name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    # To the microsecond: a scheduler may start many sweeps of one name at once.
+    name = sweep.run_name or f"{sweep.name}-{datetime.datetime.now():%Y%m%d-%H%M%S-%f}"
     if is_url(sweep.storage):
         return _new_in_store(sweep.storage, name)
     folder = Path(sweep.storage) / name

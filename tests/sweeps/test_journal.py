@@ -16,6 +16,7 @@ from analysis.schema import HISTORY_COLUMNS, TRIAL_COLUMNS
 from sweeps import Sweep, SweepError
 from sweeps.engine import journal as journal_module
 from sweeps.engine import rows
+from sweeps.engine.folders import new_home
 from sweeps.engine.journal import Journal, write_declaration
 from sweeps.search.checks import Unfinished
 from sweeps.search.plan import PlannedTrial
@@ -59,6 +60,11 @@ def test_one_driver_at_a_time_and_a_file_for_each(tmp_path: Path, monkeypatch: p
     with Journal(tmp_path) as second:
         second.write("trial", {"trial_id": "b"})
     assert len(list((tmp_path / "journal").iterdir())) == 2
+
+
+def test_sweeps_of_one_name_that_begin_at_once_have_runs_of_their_own(tmp_path: Path):
+    sweep = Sweep(name="digits", task="trainables.tasks.digits:build", space={}, storage=str(tmp_path))
+    assert new_home(sweep).folder != new_home(sweep).folder
 
 
 def test_what_a_driver_made_it_can_take_back_and_nothing_else(tmp_path: Path):
