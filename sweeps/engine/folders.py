@@ -27,10 +27,12 @@ class Home:
     Args:
         folder: that the driver writes.
         url: of the run in an object store; ``None`` where the folder is all there is.
+        goes_on: whether the folder has been brought there from the URL.
     """
 
     folder: Path
     url: Url | None = None
+    goes_on: bool = False
 
     def __str__(self) -> str:
         return str(self.folder) if self.url is None else self.url.shown
@@ -65,13 +67,19 @@ class Home:
         if self.url is None:
             yield
             return
-        mirror = Mirror(self.folder, self.url, is_taken_back)
+        mirror: Mirror | None = None
         try:
+            mirror = Mirror(self.folder, self.url, is_taken_back, self.goes_on)
             with mirror:
                 yield
         finally:
-            if mirror.is_whole:
-                shutil.rmtree(self.folder.parent, ignore_errors=True)
+            if mirror is None or mirror.is_whole:
+                self.forget()
+
+    def forget(self) -> None:
+        """Removes the driver's copy of what an object store has."""
+        if self.url is not None:
+            shutil.rmtree(self.folder.parent, ignore_errors=True)
 
 
 def new_home(sweep: Sweep) -> Home:
@@ -108,14 +116,15 @@ def _new_in_store(storage: str, name: str) -> Home:
     return home_in_store(url, name)
 
 
-def home_in_store(url: Url, name: str) -> Home:
+def home_in_store(url: Url, name: str, goes_on: bool = False) -> Home:
     """The home of a run in an object store, its folder on this disk not made yet.
 
     Args:
         url: of the run.
         name: of the run.
+        goes_on: whether the folder will be brought there.
     """
-    return Home(Path(tempfile.gettempdir()) / f"ampsweep-{secrets.token_hex(8)}" / name, url)
+    return Home(Path(tempfile.gettempdir()) / f"ampsweep-{secrets.token_hex(8)}" / name, url, goes_on)
 
 
 def refuse_used(storage: str, name: str) -> NoReturn:

@@ -1,8 +1,11 @@
 """What a run that goes on takes from its journal, and which sweep may go on with it; without Ray."""
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from drivers import declared
@@ -142,6 +145,22 @@ def test_the_newest_unfinished_run_of_the_sweep_is_found(finished: Path):
     file.write_text(json.dumps(json.loads(file.read_text()) | {"ended_at": "2026-11-23T00:00:00+00:00"}))
     with pytest.raises(SweepError, match="resume: needs an unfinished run"):
         find_run(declared(finished, run_name=None))
+
+
+def test_a_run_of_another_user_s_is_passed_over(finished: Path, monkeypatch: pytest.MonkeyPatch):
+    for number in range(20):
+        (finished / f"theirs-{number}").mkdir()
+    look = os.stat
+
+    def refused(path: Any, **how: Any) -> os.stat_result:
+        if "theirs" in str(Path(path).parent):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return look(path, **how)
+
+    monkeypatch.setattr(os, "stat", refused)
+    assert find_run(declared(finished, run_name=None)) == Home(finished / "first")
+    with pytest.raises(SweepError, match="run_name: must be a run"):
+        find_run(declared(finished, run_name="theirs-0"))
 
 
 def test_a_finished_run_goes_on_only_where_more_is_asked_of_it(finished: Path):
