@@ -1,6 +1,8 @@
 """The command line: what a sweep script's ``main`` does, and the commands of ``ampsweep``."""
 
 import argparse
+import contextlib
+import io
 import os
 import signal
 import sys
@@ -94,6 +96,8 @@ def ampsweep(argv: Sequence[str] | None = None) -> NoReturn:
 
 def _exit(command: Callable[[], int], flags: Collection[str] = ()) -> NoReturn:
     """Ends the process with a command's exit code; errors name hyperparameters in ``flags`` by their flags."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a name that a terminal cannot show must not end what runs
     # A spot notice, `ray job stop` and Kubernetes end a driver so; it is to leave in good order, as for Ctrl-C.
     signal.signal(signal.SIGTERM, _leave)
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # where a terminal closes, as that of `ray submit`
@@ -125,8 +129,9 @@ def _fail(message: str, code: int) -> NoReturn:
 
 def _quit(code: int) -> NoReturn:
     if is_ray_silent():  # at the process's exit, Ray would wait for what has ended
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):
+                print(end="", file=stream, flush=True)
         os._exit(code)
     sys.exit(code)
 
