@@ -83,8 +83,8 @@ class JournalCallback(tune.Callback):
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """A trial got its worker: for the first time, or again after a pause and perhaps with other hyperparameters."""
         self._search.started(trial)
+        self._begins(trial)  # first: an interruption between the two must not leave a cost without its trial
         self._recorder.meter.begins(trial.config["spec"]["trial_id"], self._resources.per_worker)
-        self._begins(trial)
 
     @property
     def begun(self) -> Collection[str]:
