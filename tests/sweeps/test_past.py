@@ -11,17 +11,18 @@ import pytest
 from drivers import declared
 
 from sweeps import Confirm, SweepError, choice
+from sweeps.engine import rows
 from sweeps.engine.folders import Home
+from sweeps.engine.journal import Journal, write_declaration
 from sweeps.engine.resume import LAST, read_past
 from sweeps.engine.unfinished import find_run
+from sweeps.search.plan import plan_search
 from trainables.loading import find_task
 
 
 @pytest.fixture
 def finished(tmp_path: Path) -> Path:
     """A run's folder as a finished probe leaves it, without having run."""
-    from sweeps.engine.journal import Journal, write_declaration
-
     sweep = declared(tmp_path)
     with Journal(tmp_path / "first") as journal:
         for precision, status in (("fp32", "completed"), ("bf16-mixed", "excluded")):
@@ -125,6 +126,24 @@ def test_a_run_of_an_earlier_version_says_nothing_of_what_is_new_and_goes_on(fin
     (folder / "sweep.json").write_text(json.dumps(recorded))
     sweep = declared(finished, confirm=Confirm(num_seeds=8))
     assert read_past(folder, sweep, find_task(sweep.task)).ended
+
+
+def test_points_may_be_added_and_not_be_others(tmp_path: Path):
+    file = tmp_path / "points.jsonl"
+    first, second, third = (json.dumps({"width": width}) + "\n" for width in (4, 8, 16))
+    file.write_text(first + second)
+    sweep = declared(tmp_path, points=str(file))
+    with Journal(tmp_path / "first") as journal:
+        for trial in plan_search(sweep, ["fp32"]):
+            journal.write("trial", rows.started(trial, "search", 1, 0) | {"status": "completed"})
+    resolved = {"run_name": "first", "metric": "val_accuracy", "mode": "max", "probed": False}
+    write_declaration(tmp_path / "first", {**sweep.to_json(), **resolved})
+    for changed in (third + first + second, second + first, first):
+        file.write_text(changed)
+        with pytest.raises(SweepError, match="points: must begin with the lines of the run that goes on"):
+            read_past(tmp_path / "first", sweep, find_task(sweep.task))
+    file.write_text(first + second + third)
+    read_past(tmp_path / "first", sweep, find_task(sweep.task))
 
 
 @pytest.mark.parametrize(
