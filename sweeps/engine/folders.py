@@ -9,12 +9,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
+from analysis.schema import ResultsError
 from sweeps.engine.mirror import Mirror, refuse_store
 from sweeps.engine.sweep import Sweep
-from sweeps.search.checks import refuse
+from sweeps.search.checks import Unfinished, refuse
 from trainables.storage import Url, is_url
+
+if TYPE_CHECKING:
+    from analysis import Results
 
 COPIES = "working_dir_files"
 """Ray's folder, on a node, for its copies of the working directories of jobs."""
@@ -48,6 +52,19 @@ class Home:
     def place(self) -> str:
         """What ``analysis.load`` takes."""
         return str(self.folder) if self.url is None else self.url.text
+
+    def results(self) -> "Results":
+        """What a run that has ended has measured.
+
+        Raises:
+            Unfinished: it cannot be read, as of a store that fails just now.
+        """
+        from analysis import load  # pandas, which nothing before needs
+
+        try:
+            return load(self.place)
+        except ResultsError as error:
+            raise Unfinished(f"{error}; the sweep has ended, and what it measured is kept there") from error
 
     def shared(self, name: str) -> str:
         """A file or folder as all nodes see it."""

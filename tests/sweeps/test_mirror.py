@@ -11,7 +11,7 @@ from analysis import load
 from sweeps import SweepError
 from sweeps.engine import mirror
 from sweeps.engine.dry_run import describe
-from sweeps.engine.folders import home_in_store
+from sweeps.engine.folders import Home, home_in_store
 from sweeps.engine.mirror import Mirror
 from sweeps.engine.unfinished import find_run
 from sweeps.search.checks import Unfinished
@@ -78,6 +78,13 @@ def test_a_dry_run_leaves_no_copy_here(store: Url, tmp_path: Path):
     begin(store / "run")
     assert describe(declared(store.text, run_name="run", resume=True))
     assert not any((tmp_path / "scratch").iterdir())
+
+
+def test_a_store_that_fails_after_the_sweep_is_no_bad_input(store: Url):
+    begin(store / "run")
+    assert len(Home(Path("unused"), store / "run").results().trials) == 1
+    with pytest.raises(Unfinished, match=r"must be the URL of a sweep .* the sweep has ended"):
+        Home(Path("unused"), store / "gone").results()
 
 
 def test_what_is_taken_back_is_not_another_driver_s(store: Url, tmp_path: Path):
