@@ -46,7 +46,10 @@ class Progress:
     def say(self, line: str) -> None:
         """Prints a line that stays."""
         with contextlib.suppress(OSError):
-            self._console.print(Text(line), soft_wrap=True)
+            try:
+                self._console.print(Text(line), soft_wrap=True)
+            except SystemExit:  # rich's, without a word: who read the output has gone, as with a terminal that closes
+                raise KeyboardInterrupt from None
 
     def ranks_by(self, metric: str, mode: Literal["max", "min"]) -> None:
         """Says which metric is the best so far of."""

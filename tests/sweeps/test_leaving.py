@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -54,6 +55,13 @@ def test_a_signal_while_ray_is_asked_says_that_it_has_not_answered(heeds_sigint:
         leave(interrupt_and_wait)
     assert is_ray_silent()
     never.set()
+
+
+def test_a_driver_whose_streams_were_closed_has_some() -> None:
+    look = "cli._open_streams(); print('', file=sys.stderr); [os.fstat(number) for number in range(3)]; os._exit(7)"
+    code = f"import os, sys; from sweeps.engine import cli; {look}"
+    closed = ["sh", "-c", 'exec "$0" -c "$1" <&- >&- 2>&-', sys.executable, code]
+    assert subprocess.run(closed, check=False).returncode == 7
 
 
 def test_a_driver_without_output_leaves_a_silent_ray_as_any_other(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import sys
 
 import pytest
 from rich.console import Console
@@ -50,6 +51,15 @@ def test_what_cannot_be_shown_costs_the_sweep_nothing(is_terminal: bool):
         progress.stage("search", 1, "one")
         progress.saw("trial", trial("a", "completed"))
         progress.say("done")
+
+
+def test_a_reader_that_has_gone_interrupts(monkeypatch: pytest.MonkeyPatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as pipe, Progress(Console(file=pipe)) as progress:
+        monkeypatch.setattr(sys, "stdout", pipe)  # whose file rich replaces
+        with pytest.raises(KeyboardInterrupt):
+            progress.say("nobody reads this")
 
 
 def test_timings_count_beside_trials():
