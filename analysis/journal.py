@@ -106,7 +106,7 @@ def read_journal(path: str | os.PathLike[str]) -> Journal:
 def _local(text: str) -> Path:
     if not text or not text.isprintable():
         refuse("results", "must name a folder", text, f"pass a sweep's folder, such as {_EXAMPLE}")
-    return Path(text)
+    return Path(os.path.expanduser(text))
 
 
 def _read_sweep(folder: Path) -> Record:

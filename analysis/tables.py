@@ -13,6 +13,7 @@ from analysis.baselines import FIGURES, OVER_DEFAULT, baselines, side_by_side
 from analysis.cells import Row
 from analysis.money import dollars
 from analysis.probe_tables import left_out_tables
+from analysis.remote import shown
 from analysis.results import Results
 from analysis.schema import ResultsError
 from analysis.words import difference
@@ -211,12 +212,12 @@ def _print_best(results: Results, console: Console) -> None:
         best = results.best()
     except ResultsError:
         return
-    shown = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in best.config.items()}
-    config = ", ".join(f"{name}={value}" for name, value in shown.items())
+    values = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in best.config.items()}
+    config = ", ".join(f"{name}={value}" for name, value in values.items())
     which = f"  {best.metric} {best.value:.4g}, {best.precision}, {best.trial_id}"
     text = Text.assemble("\n", ("Best trial", "bold"), which)
     text.append(f"\n{config}" if config else "")
-    text.append(f"\n{best.checkpoint}" if best.checkpoint else "")
+    text.append(f"\n{shown(best.checkpoint)}" if best.checkpoint else "")
     console.print(text)
 
 

@@ -74,10 +74,11 @@ def _shown(path: Path | Url) -> str:
 
 
 def _sync_folder(folder: Path) -> None:
-    """The new name, too, must survive a power cut."""
+    """The new name, too, must survive a power cut, where the file system can sync folders; some network ones cannot."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with contextlib.suppress(OSError):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -96,12 +97,16 @@ def read(path: Path | Url) -> dict[str, Any] | None:
 
 
 def remove(path: Path | Url) -> None:
-    """Removes a file, and its folder where nothing else is in it; a storage that fails keeps both."""
+    """Removes a file, and its folder where nothing else is in it; a storage that fails keeps both.
+
+    What processes that were killed while they wrote have left there goes, too.
+    """
     with contextlib.suppress(OSError):
         if isinstance(path, Url):
             path.delete()
             return
-        path.unlink(missing_ok=True)
+        for file in (path, *path.parent.glob("*.pt.*")):
+            file.unlink(missing_ok=True)
         path.parent.rmdir()
 
 

@@ -164,8 +164,10 @@ def _pickled_function(source: TaskSource, file: str) -> Callable[[Mapping[str, A
         return _unpickled(file, source.digest)
     except (Exception, SystemExit) as error:
         remedy = "keep what it imports where every worker finds it, and the results where every node sees them"
+        found = place(file)
+        where = found.shown if isinstance(found, Url) else file
         raise TaskError(
-            f"task: must be loadable from {file}, got {describe(error)} for {source.name}; {remedy}"
+            f"task: must be loadable from {where}, got {describe(error)} for {source.name}; {remedy}"
         ) from error
 
 

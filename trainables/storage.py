@@ -6,6 +6,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import quote, unquote
 
 
 def is_url(text: str) -> bool:
@@ -18,12 +19,21 @@ def place(text: str) -> "Path | Url":
     return Url(text) if is_url(text) else Path(text)
 
 
+def uri_of(text: str) -> str:
+    """A URL as pyarrow takes it: quoted, and with an end to its patience, which with Google Cloud lasts 15 minutes."""
+    path, mark, options = text.partition("?")
+    if path.startswith(("gs:", "gcs:")) and "retry_limit_seconds=" not in options:
+        mark, options = "?", "&".join([*filter(None, [options]), "retry_limit_seconds=30"])
+    return quote(path, safe=_PLAIN) + mark + options
+
+
 @dataclass(frozen=True)
 class Url:
     """A file or folder of an object store, of any kind that pyarrow knows: ``s3://``, ``gs://``, ``hdfs://``.
 
     Args:
-        text: with the store's options after a ``?``, such as ``?endpoint_override=localhost:9000&scheme=http``.
+        text: with the store's options after a ``?``, such as ``?endpoint_override=localhost:9000&scheme=http``. Blanks
+            and letters of any language may stand as they are.
 
     Source:
         pyarrow.fs.FileSystem.from_uri
@@ -33,7 +43,13 @@ class Url:
 
     def __truediv__(self, name: str) -> "Url":
         path, mark, options = self.text.partition("?")
-        return Url(f"{path.rstrip('/')}/{name}{mark}{options}")
+        own = name.replace("%", "%25").replace("?", "%3F")  # which mean something in a URL
+        return Url(f"{path.rstrip('/')}/{own}{mark}{options}")
+
+    @property
+    def name(self) -> str:
+        """Of the file or folder, in the one that it lies in."""
+        return unquote(self.shown.rstrip("/").rpartition("/")[2])
 
     @property
     def shown(self) -> str:
@@ -48,7 +64,7 @@ class Url:
         """
         from pyarrow import fs
 
-        found: tuple[Any, str] = fs.FileSystem.from_uri(self.text)
+        found: tuple[Any, str] = fs.FileSystem.from_uri(uri_of(self.text))
         return found
 
     def write(self, content: BinaryIO) -> None:
@@ -105,6 +121,9 @@ class Url:
         store, path = self.find()
         store.delete_file(path)
 
+
+_PLAIN = "/:@%!$&'()*+,;="
+"""What pyarrow takes in a URL's path beside letters and digits; all else is to be quoted."""
 
 _WITHOUT_FOLDERS = ("s3", "gcs", "abfs")
 """Kinds of stores in which a path needs no folder."""

@@ -87,8 +87,8 @@ class JournalCallback(tune.Callback):
         """A trial got its worker: for the first time, or again after a pause and perhaps with other hyperparameters."""
         self._search.started(trial)
         self._running.add(trial.trial_id)
+        self._begins(trial)  # first: an interruption between the two must not leave a cost without its trial
         self._recorder.meter.begins(trial.config["spec"]["trial_id"], self._resources.per_worker)
-        self._begins(trial)
 
     @property
     def begun(self) -> Collection[str]:

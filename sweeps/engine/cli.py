@@ -1,6 +1,8 @@
 """The command line: what a sweep script's ``main`` does, and the commands of ``ampsweep``."""
 
 import argparse
+import contextlib
+import io
 import os
 import signal
 import sys
@@ -94,6 +96,9 @@ def ampsweep(argv: Sequence[str] | None = None) -> NoReturn:
 
 def _exit(command: Callable[[], int], flags: Collection[str] = ()) -> NoReturn:
     """Ends the process with a command's exit code; errors name hyperparameters in ``flags`` by their flags."""
+    _open_streams()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a name that a terminal cannot show must not end what runs
     # A spot notice, `ray job stop` and Kubernetes end a driver so; it is to leave in good order, as for Ctrl-C.
     signal.signal(signal.SIGTERM, _leave)
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # where a terminal closes, as that of `ray submit`
@@ -111,6 +116,18 @@ def _exit(command: Callable[[], int], flags: Collection[str] = ()) -> NoReturn:
         _fail("; ".join(["interrupted", *map(str, error.args)]), FAILED)
 
 
+def _open_streams() -> None:
+    """Opens the standard streams that whoever started the process has closed: Ray does not start without, and what is
+    opened next would have their numbers, and so what other processes print.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(number, True)
+    os.close(number)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - for as long as the process
+
+
 def _leave(*told: object) -> NoReturn:
     """Ends what runs, once: a second signal, as of a scheduler that tells all processes, cuts nothing short."""
     for each in (signal.SIGTERM, signal.SIGHUP):
@@ -125,8 +142,9 @@ def _fail(message: str, code: int) -> NoReturn:
 
 def _quit(code: int) -> NoReturn:
     if is_ray_silent():  # at the process's exit, Ray would wait for what has ended
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):
+                print(end="", file=stream, flush=True)
         os._exit(code)
     sys.exit(code)
 
@@ -145,9 +163,12 @@ def _run(sweep: Sweep) -> int:
     results = run(sweep)
     from analysis.tables import print_report
 
-    console = Console()
-    print_report(results, console)
-    console.print(Text(f"results: {_where(sweep.storage, results.folders)}"), soft_wrap=True)
+    console, where = Console(), f"results: {_where(sweep.storage, results.folders)}"
+    try:
+        print_report(results, console)
+        console.print(Text(where), soft_wrap=True)
+    except OSError as error:  # as of a log whose disk is full
+        raise Unfinished(f"the report cannot be shown ({error.strerror}); {where}") from error
     return _ended(results)
 
 

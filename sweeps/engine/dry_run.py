@@ -50,7 +50,7 @@ def describe(sweep: Sweep) -> str:
     check_points(sweep)
     check_installed(sweep)
     if sweep.resume:
-        find_run(sweep)
+        find_run(sweep).forget()
     else:
         new_home(sweep)
     names = ladder_order(sweep.precisions)

@@ -9,12 +9,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
+from analysis.schema import ResultsError
 from sweeps.engine.mirror import Mirror, refuse_store
 from sweeps.engine.sweep import Sweep
-from sweeps.search.checks import refuse
+from sweeps.search.checks import Unfinished, refuse
 from trainables.storage import Url, is_url
+
+if TYPE_CHECKING:
+    from analysis import Results
 
 COPIES = "working_dir_files"
 """Ray's folder, on a node, for its copies of the working directories of jobs."""
@@ -27,10 +31,12 @@ class Home:
     Args:
         folder: that the driver writes.
         url: of the run in an object store; ``None`` where the folder is all there is.
+        goes_on: whether the folder has been brought there from the URL.
     """
 
     folder: Path
     url: Url | None = None
+    goes_on: bool = False
 
     def __str__(self) -> str:
         return str(self.folder) if self.url is None else self.url.shown
@@ -46,6 +52,19 @@ class Home:
     def place(self) -> str:
         """What ``analysis.load`` takes."""
         return str(self.folder) if self.url is None else self.url.text
+
+    def results(self) -> "Results":
+        """What a run that has ended has measured.
+
+        Raises:
+            Unfinished: it cannot be read, as of a store that fails just now.
+        """
+        from analysis import load  # pandas, which nothing before needs
+
+        try:
+            return load(self.place)
+        except ResultsError as error:
+            raise Unfinished(f"{error}; the sweep has ended, and what it measured is kept there") from error
 
     def shared(self, name: str) -> str:
         """A file or folder as all nodes see it."""
@@ -65,13 +84,19 @@ class Home:
         if self.url is None:
             yield
             return
-        mirror = Mirror(self.folder, self.url, is_taken_back)
+        mirror: Mirror | None = None
         try:
+            mirror = Mirror(self.folder, self.url, is_taken_back, self.goes_on)
             with mirror:
                 yield
         finally:
-            if mirror.is_whole:
-                shutil.rmtree(self.folder.parent, ignore_errors=True)
+            if mirror is None or mirror.is_whole:
+                self.forget()
+
+    def forget(self) -> None:
+        """Removes the driver's copy of what an object store has."""
+        if self.url is not None:
+            shutil.rmtree(self.folder.parent, ignore_errors=True)
 
 
 def new_home(sweep: Sweep) -> Home:
@@ -80,7 +105,8 @@ def new_home(sweep: Sweep) -> Home:
     Raises:
         SweepError: a run of that name is there already, or none can be.
     """
-    name = sweep.run_name or f"{sweep.name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    # To the microsecond: a scheduler may start many sweeps of one name at once.
+    name = sweep.run_name or f"{sweep.name}-{datetime.datetime.now():%Y%m%d-%H%M%S-%f}"
     if is_url(sweep.storage):
         return _new_in_store(sweep.storage, name)
     folder = Path(sweep.storage) / name
@@ -107,14 +133,15 @@ def _new_in_store(storage: str, name: str) -> Home:
     return home_in_store(url, name)
 
 
-def home_in_store(url: Url, name: str) -> Home:
+def home_in_store(url: Url, name: str, goes_on: bool = False) -> Home:
     """The home of a run in an object store, its folder on this disk not made yet.
 
     Args:
         url: of the run.
         name: of the run.
+        goes_on: whether the folder will be brought there.
     """
-    return Home(Path(tempfile.gettempdir()) / f"ampsweep-{secrets.token_hex(8)}" / name, url)
+    return Home(Path(tempfile.gettempdir()) / f"ampsweep-{secrets.token_hex(8)}" / name, url, goes_on)
 
 
 def refuse_used(storage: str, name: str) -> NoReturn:

@@ -87,14 +87,17 @@ class Journal:
 
     def take_back(self) -> None:
         """Removes what this driver made, of a run that ended before its first trial: its name is free again."""
-        if self.folder.exists():  # or somebody else has deleted it
+        with contextlib.suppress(OSError):  # or somebody else has deleted it
+            if self._file is not None:  # NFS keeps what is open, and with it the folder
+                self._file.close()
+                self._file = None
             self._remove(set(os.listdir(self.folder)) - self._known)
         self.is_taken_back = not (self.folder / SWEEP_FILE).exists()
 
     def _remove(self, names: Collection[str]) -> None:
         for path in (self.folder / name for name in names):
             if path.is_dir():
-                shutil.rmtree(path)
+                shutil.rmtree(path, ignore_errors=True)
             else:
                 with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                     path.unlink()

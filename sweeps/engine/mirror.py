@@ -17,7 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
 
-from analysis.schema import EXAMPLES_DIR, JOURNAL_DIR, SWEEP_FILE
+from analysis.remote import fetch
+from analysis.schema import EXAMPLES_DIR, JOURNAL_DIR, SWEEP_FILE, ResultsError
 from sweeps.engine.journal import LOCK_FILE
 from sweeps.search.checks import Unfinished, refuse
 from trainables.storage import Url, delete_folder
@@ -39,6 +40,7 @@ class Mirror:
         folder: of the run, on this disk; what is in it already is in the store, too.
         url: of the run.
         is_taken_back: says in the end whether the run has never begun, and nothing is to stay of it.
+        goes_on: whether the run has been brought here from the store, for this driver to go on with it.
 
     ``is_whole`` says whether it has ended, and the store has all that is here.
 
@@ -46,20 +48,24 @@ class Mirror:
         SweepError: the store does not answer or cannot be written, or another driver is writing there.
     """
 
-    def __init__(self, folder: Path, url: Url, is_taken_back: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self, folder: Path, url: Url, is_taken_back: Callable[[], bool] = lambda: False, goes_on: bool = False
+    ) -> None:
         self.folder, self.url = folder, url
         self.is_whole = False
         self._is_taken_back = is_taken_back
         self._is_lost = False
         self._owner = f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}"
-        self._sent: dict[Path, tuple[int, int]] = {file: _stamp(file) for file in self._files()}
-        self._lengths = {file: file.stat().st_size for file in self._segments()}
         self._counts: dict[Path, int] = {}
         self._stopped = threading.Event()
         self._error: OSError | None = None
         self._busy = threading.Lock()
         self._driver = threading.current_thread()
         self._take_lock()
+        if goes_on:
+            self._bring()
+        self._sent: dict[Path, tuple[int, int]] = {file: _stamp(file) for file in self._files()}
+        self._lengths = {file: file.stat().st_size for file in self._segments()}
         self._thread = threading.Thread(target=self._run, name="mirror", daemon=True)
 
     def __enter__(self) -> "Mirror":
@@ -68,24 +74,34 @@ class Mirror:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._stopped.set()
-        self._thread.join()
-        if self._is_taken_back():
-            delete_folder(self.url)
-            self.is_whole = True
-            return
-        self.copy()
-        if error is None:
-            self._try_again()
+        try:
+            self._thread.join()
+            if self._is_taken_back():
+                self._delete()
+                return
+            self.copy()
+            if error is None:
+                self._try_again()
+            failed: Exception | None = self._error
+        except KeyboardInterrupt:  # once more: its message would not say where the results are
+            failed = OSError("interrupted")
         if self._is_lost:
             remedy = f"it took over from this one, whose last results lie in {self.folder} on {socket.gethostname()}"
             raise Unfinished(f"run_name: must not be in use by another driver, got {self.url.shown!r}; {remedy}")
-        if self._error is None:
+        if failed is None:
             self.is_whole = True
             self._remove_lock()
         elif error is None or isinstance(error, KeyboardInterrupt | Unfinished):  # which say that --resume goes on
             kept = f"all that was measured lies in {self.folder} on {socket.gethostname()}"
             why = f"{error}; " if isinstance(error, Unfinished) else ""
-            raise Unfinished(f"{why}storage: {self.url.shown} can no longer be written ({_words(self._error)}); {kept}")
+            raise Unfinished(f"{why}storage: {self.url.shown} can no longer be written ({_words(failed)}); {kept}")
+
+    def _delete(self) -> None:
+        """Leaves nothing of the run, unless another driver has begun one of that name at the same moment."""
+        with contextlib.suppress(OSError):
+            if self._is_own(self._seen()):
+                delete_folder(self.url)
+        self.is_whole = True
 
     def _try_again(self) -> None:
         """Copies until the store has all, it has failed for too long, or a signal ends the wait."""
@@ -167,9 +183,19 @@ class Mirror:
         except (OSError, ValueError) as error:
             refuse_store(self.url, error)
 
+    def _bring(self) -> None:
+        """Brings what the driver before has written since, until the lock was taken: its last seconds."""
+        try:
+            fetch(self.url.text, self.folder)
+        except ResultsError as error:
+            refuse_store(self.url, error)
+
     def _is_in_use(self) -> bool:
         """Whether another driver gives signs of life; waits for one where there has been any."""
         first = seen = self._seen()
+        if seen is not None:
+            wait = f"waits up to {STALE_S:g} s to see whether another driver is at work there"
+            print(f"storage {self.url.shown} {wait}", flush=True)
         deadline = time.monotonic() + STALE_S
         while seen is not None and seen == first and time.monotonic() < deadline:
             time.sleep(1)

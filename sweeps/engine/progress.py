@@ -1,5 +1,6 @@
 """Live progress: the stage, trials by state, the best so far of each precision, the time left."""
 
+import contextlib
 import math
 import time
 from collections import Counter
@@ -28,6 +29,8 @@ def plain_every_s(stage_s: float) -> float:
 class Progress:
     """Shows a sweep as it runs: a block that is redrawn on a terminal, lines elsewhere.
 
+    What cannot be shown, as in a log whose disk is full or on a terminal that is gone, costs the sweep nothing.
+
     Args:
         console: where to.
     """
@@ -42,7 +45,11 @@ class Progress:
 
     def say(self, line: str) -> None:
         """Prints a line that stays."""
-        self._console.print(Text(line), soft_wrap=True)
+        with contextlib.suppress(OSError):
+            try:
+                self._console.print(Text(line), soft_wrap=True)
+            except SystemExit:  # rich's, without a word: who read the output has gone, as with a terminal that closes
+                raise KeyboardInterrupt from None
 
     def ranks_by(self, metric: str, mode: Literal["max", "min"]) -> None:
         """Says which metric is the best so far of."""
@@ -56,7 +63,8 @@ class Progress:
         self._shown_at = time.monotonic()
         if self._console.is_terminal:
             self._live = Live(self._tally.block(), console=self._console, refresh_per_second=4, transient=True)
-            self._live.start()
+            with contextlib.suppress(OSError):
+                self._live.start()
 
     def saw(self, kind: Kind, row: Mapping[str, Any]) -> None:
         """Takes in a row as it goes into the journal."""
@@ -68,7 +76,8 @@ class Progress:
 
     def _finish_stage(self) -> None:
         if self._live is not None:
-            self._live.stop()
+            with contextlib.suppress(OSError):
+                self._live.stop()
         self._tally.is_over = True
         if self._tally.num_done and self._tally.line() != self._last_line:
             self._say_tally()

@@ -13,6 +13,7 @@ from sweeps.engine.cost_fields import BUDGETS
 from sweeps.engine.probe import Usable, usable_anywhere
 from sweeps.engine.sweep import Sweep
 from sweeps.search.checks import refuse
+from sweeps.search.plan import plan_search
 from trainables.loading import TaskSource
 from trainables.routes import DEFAULT
 
@@ -111,6 +112,7 @@ def read_past(folder: Path, sweep: Sweep, source: TaskSource) -> Past:
     declared = json.loads(json.dumps(sweep.to_json() | task_digest(source), default=str))
     _check_same(recorded.sweep, declared)
     try:
+        _check_points(recorded, sweep)
         _check_unfinished(recorded.sweep, declared, recorded.trials.values())
         return _past(recorded) if recorded.sweep.get("probed") else Past(**_spent(recorded))
     except (KeyError, TypeError) as error:
@@ -199,6 +201,18 @@ def _check_same(recorded: Mapping[str, Any], declared: Mapping[str, Any]) -> Non
         if before is not None and now is not None and before != now:
             # Both were stated before the runs; changed after them, a verdict would mean nothing.
             refuse(f"confirm.{name}", f"must be as in the run that goes on ({before})", now, "begin a new run")
+
+
+def _check_points(recorded: "Recorded", sweep: Sweep) -> None:
+    """The file of points may have grown at its end: trials are known by the numbers of its lines."""
+    if sweep.points is None:
+        return
+    planned = {trial.trial_id: (trial.config_id, trial.seed) for trial in plan_search(sweep, sweep.precisions)}
+    for name, trial in recorded.trials.items():
+        as_planned = "donor" not in trial  # pbt changes what trials began with
+        if trial["stage"] == "search" and as_planned and planned.get(name) != (trial["config_id"], trial["seed"]):
+            condition = f"must begin with the lines of the run that goes on ({name} is of another)"
+            refuse("points", condition, sweep.points, "add new ones at the end, or begin a new run")
 
 
 def _check_unfinished(recorded: Mapping[str, Any], declared: Mapping[str, Any], trials: Iterable[Any]) -> None:

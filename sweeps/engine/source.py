@@ -7,6 +7,7 @@ from typing import Any
 
 from sweeps.engine.folders import Home
 from sweeps.engine.journal import refuse_storage
+from sweeps.engine.mirror import refuse_store
 from trainables.loading import TaskSource, find_task
 from trainables.spec import PICKLE_FILE
 
@@ -40,7 +41,10 @@ class FoundTask:
             except OSError as error:
                 refuse_storage(home.folder, error)
         if home.url is not None:
-            (home.url / PICKLE_FILE).write(io.BytesIO(file.read_bytes()))  # before any worker wants it
+            try:
+                (home.url / PICKLE_FILE).write(io.BytesIO(file.read_bytes()))  # before any worker wants it
+            except OSError as error:
+                refuse_store(home.url, error)
         return replace(self.source, pickled=home.shared(PICKLE_FILE))
 
 

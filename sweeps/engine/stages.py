@@ -87,9 +87,7 @@ def run(sweep: Sweep, console: Console | None = None) -> "Results":
                 progress.say(f"cluster {resources.waits_for}")
             this.stages(resources, nodes)
         tracking = tracking_of(sweep, home.folder, "summary")
-    from analysis import load  # pandas, which nothing before needs
-
-    results = load(home.place)
+    results = home.results()
     recorder.warn(summarize(sweep, tracking, results))
     return results
 

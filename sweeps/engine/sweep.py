@@ -220,7 +220,7 @@ def _check_names(sweep: Sweep) -> dict[str, object]:
         "space": check_space(sweep.space),
         "precisions": precision_names("precisions", sweep.precisions),
         "metric": sweep.metric if sweep.metric is None else text("metric", sweep.metric, "for example val_accuracy"),
-        "storage": text("storage", storage, "for example runs or s3://bucket/sweeps"),
+        "storage": os.path.expanduser(text("storage", storage, "for example runs or s3://bucket/sweeps")),
         "points": points if points is None else text("points", points, "name a file of JSON lines"),
         "address": sweep.address if sweep.address is None else text("address", sweep.address, "for example auto"),
     }

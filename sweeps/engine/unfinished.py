@@ -1,6 +1,8 @@
 """Which run an interrupted sweep goes on with."""
 
+import contextlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +26,31 @@ def find_run(sweep: Sweep) -> Home:
     storage = Path(sweep.storage)
     if sweep.run_name is not None:
         folder = storage / sweep.run_name
-        if not (folder / SWEEP_FILE).is_file():
+        if not os.path.isfile(folder / SWEEP_FILE):  # or it is another user's
             refuse(
                 "run_name", f"must be a run in {storage} for --resume", sweep.run_name, "leave --resume out to begin it"
             )
         return Home(folder)
-    for file in sorted(storage.glob(f"*/{SWEEP_FILE}"), key=lambda file: file.stat().st_mtime, reverse=True):
-        recorded = _read(file)
+    for folder in _newest_first(storage):
+        recorded = _read(folder / SWEEP_FILE)
         if recorded.get("name") == sweep.name and recorded.get("ended_at") is None:
-            return Home(file.parent)
+            return Home(folder)
     refuse(
         "resume",
         f"needs an unfinished run of {sweep.name!r} in {storage}",
         None,
         "leave --resume out to begin one",
     )
+
+
+def _newest_first(storage: Path) -> list[Path]:
+    """The runs, but for those that cannot be looked at, as another user's; ``glob`` would end at the first of these."""
+    found = []
+    with contextlib.suppress(OSError):
+        for folder in storage.iterdir():
+            with contextlib.suppress(OSError):
+                found.append(((folder / SWEEP_FILE).stat().st_mtime, folder))
+    return [folder for _, folder in sorted(found, reverse=True)]
 
 
 def _find_in_store(sweep: Sweep) -> Home:
@@ -51,11 +63,12 @@ def _find_in_store(sweep: Sweep) -> Home:
     if not found:
         what = f"needs an unfinished run of {sweep.name!r} in {storage.shown}"
         refuse("resume", what, None, "leave --resume out to begin one")
-    name = found[-1].shown.rpartition("/")[2]
-    home = home_in_store(found[-1], name)
+    name = found[-1].name
+    home = home_in_store(found[-1], name, goes_on=True)
     try:
         fetch(found[-1].text, home.folder)
     except ResultsError as error:
+        home.forget()
         refuse(
             "run_name",
             f"must be a run in {storage.shown} for --resume ({error})",
@@ -70,8 +83,8 @@ def _unfinished(storage: Url, name: str) -> list[Url]:
     found: list[Url] = []
     for url in storage.folders():
         try:
-            recorded = json.loads((url / SWEEP_FILE).read())
-        except (FileNotFoundError, ValueError):
+            recorded = _parsed((url / SWEEP_FILE).read())
+        except FileNotFoundError:
             continue
         if recorded.get("name") == name and recorded.get("ended_at") is None:
             found.append(url)
@@ -80,7 +93,15 @@ def _unfinished(storage: Url, name: str) -> list[Url]:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        found = json.loads(file.read_bytes())
-    except (OSError, ValueError):
+        return _parsed(file.read_bytes())
+    except OSError:
+        return {}
+
+
+def _parsed(content: bytes) -> dict[str, Any]:
+    """A declaration; nothing where it is something else."""
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -20,7 +20,7 @@ IMPORTED = ["sweeps.engine.cli", "sweeps.engine.tune", "sweeps.engine.confirm", 
 PROCESSES = multiprocessing.get_context("forkserver")
 
 
-def declared(storage: Path, **changes: Any) -> Sweep:
+def declared(storage: Path | str, **changes: Any) -> Sweep:
     known: dict[str, Any] = {
         "name": "tiny",
         "task": "trainables.tasks.digits:build",

@@ -1,5 +1,6 @@
 """The commands as a user types them: processes, exit codes, what they print."""
 
+import io
 import os
 import re
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 from analysis import load
 from sweeps import Sweep, run
 from sweeps.engine.cli import ampsweep
+from sweeps.engine.journal import Journal, write_declaration
 
 ROOT = Path(__file__).parent.parent.parent
 AMPSWEEP = str(Path(sys.executable).parent / "ampsweep")
@@ -22,6 +24,20 @@ def command(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
 
 def python(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     return command(sys.executable, *words, cwd=cwd)
+
+
+def test_a_name_that_a_terminal_cannot_show_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    known = {"schema": 1, "metric": "val_loss", "mode": "min", "precisions": [], "baselines": []}
+    with Journal(tmp_path) as journal:
+        journal.write("trial", {"trial_id": "a", "stage": "search", "status": "errored", "precision": "fp32"})
+        write_declaration(tmp_path, known | {"run_name": "größe"})
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    with pytest.raises(SystemExit) as ended:
+        ampsweep(["report", str(tmp_path)])
+    assert ended.value.code == 0
+    terminal.seek(0)
+    assert "gr??e, val_loss" in terminal.read()
 
 
 @pytest.mark.parametrize("script", [("-m", "sweeps.digits"), ("sweeps/digits.py",)])

@@ -16,6 +16,7 @@ from analysis.schema import HISTORY_COLUMNS, TRIAL_COLUMNS
 from sweeps import Sweep, SweepError
 from sweeps.engine import journal as journal_module
 from sweeps.engine import rows
+from sweeps.engine.folders import new_home
 from sweeps.engine.journal import Journal, write_declaration
 from sweeps.search.checks import Unfinished
 from sweeps.search.plan import PlannedTrial
@@ -61,6 +62,11 @@ def test_one_driver_at_a_time_and_a_file_for_each(tmp_path: Path, monkeypatch: p
     assert len(list((tmp_path / "journal").iterdir())) == 2
 
 
+def test_sweeps_of_one_name_that_begin_at_once_have_runs_of_their_own(tmp_path: Path):
+    sweep = Sweep(name="digits", task="trainables.tasks.digits:build", space={}, storage=str(tmp_path))
+    assert new_home(sweep).folder != new_home(sweep).folder
+
+
 def test_what_a_driver_made_it_can_take_back_and_nothing_else(tmp_path: Path):
     (tmp_path / "mine.txt").write_text("kept")
     with Journal(tmp_path / "new" / "run") as journal, Journal(tmp_path) as here:
@@ -72,6 +78,24 @@ def test_what_a_driver_made_it_can_take_back_and_nothing_else(tmp_path: Path):
         (tmp_path / "new" / "other").mkdir()
         journal.take_back()
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["other"]
+
+
+def test_what_is_taken_back_is_not_open_any_more_and_says_nothing_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    with Journal(tmp_path / "run") as journal:
+        journal.write("trial", {"trial_id": "a", "stage": "probe"})
+        file, unlink = journal._file, os.unlink
+
+        def unlink_on_nfs(path: Any, **where: Any) -> None:
+            unlink(path, **where)
+            if not file.closed:  # NFS keeps an open file under another name until it is closed
+                (tmp_path / "run" / "journal" / ".nfs0001").touch()
+
+        monkeypatch.setattr(os, "unlink", unlink_on_nfs)
+        journal.take_back()
+    assert journal.is_taken_back
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_another_driver_did_before_the_lock_came_free_is_not_taken_back(

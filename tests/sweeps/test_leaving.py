@@ -3,6 +3,8 @@
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -13,7 +15,7 @@ from drivers import driver, errors_of
 
 from analysis import load
 from analysis.schema import ResultsError
-from sweeps.engine import leaving
+from sweeps.engine import cli, leaving
 from sweeps.engine.leaving import is_ray_silent, leave
 from sweeps.engine.stages import KEPT
 
@@ -53,6 +55,27 @@ def test_a_signal_while_ray_is_asked_says_that_it_has_not_answered(heeds_sigint:
         leave(interrupt_and_wait)
     assert is_ray_silent()
     never.set()
+
+
+def test_a_driver_whose_streams_were_closed_has_some() -> None:
+    look = "cli._open_streams(); print('', file=sys.stderr); [os.fstat(number) for number in range(3)]; os._exit(7)"
+    code = f"import os, sys; from sweeps.engine import cli; {look}"
+    closed = ["sh", "-c", 'exec "$0" -c "$1" <&- >&- 2>&-', sys.executable, code]
+    assert subprocess.run(closed, check=False).returncode == 7
+
+
+def test_a_driver_without_output_leaves_a_silent_ray_as_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[int] = []
+    monkeypatch.setattr(cli, "is_ray_silent", lambda: True)
+    monkeypatch.setattr(os, "_exit", left.append)
+    for stream in (None, open("/dev/full", "w")):  # noqa: SIM115 - closing it fails
+        if stream is not None:
+            stream.write("not written yet")
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", stream)
+            with pytest.raises(SystemExit):
+                cli._quit(1)
+    assert left == [1, 1]
 
 
 def has_reported(folder: Path) -> bool:

@@ -1,24 +1,28 @@
 """What a run that goes on takes from its journal, and which sweep may go on with it; without Ray."""
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from drivers import declared
 
 from sweeps import Confirm, SweepError, choice
+from sweeps.engine import rows
 from sweeps.engine.folders import Home
+from sweeps.engine.journal import Journal, write_declaration
 from sweeps.engine.resume import LAST, read_past
 from sweeps.engine.unfinished import find_run
+from sweeps.search.plan import plan_search
 from trainables.loading import find_task
 
 
 @pytest.fixture
 def finished(tmp_path: Path) -> Path:
     """A run's folder as a finished probe leaves it, without having run."""
-    from sweeps.engine.journal import Journal, write_declaration
-
     sweep = declared(tmp_path)
     with Journal(tmp_path / "first") as journal:
         for precision, status in (("fp32", "completed"), ("bf16-mixed", "excluded")):
@@ -124,6 +128,24 @@ def test_a_run_of_an_earlier_version_says_nothing_of_what_is_new_and_goes_on(fin
     assert read_past(folder, sweep, find_task(sweep.task)).ended
 
 
+def test_points_may_be_added_and_not_be_others(tmp_path: Path):
+    file = tmp_path / "points.jsonl"
+    first, second, third = (json.dumps({"width": width}) + "\n" for width in (4, 8, 16))
+    file.write_text(first + second)
+    sweep = declared(tmp_path, points=str(file))
+    with Journal(tmp_path / "first") as journal:
+        for trial in plan_search(sweep, ["fp32"]):
+            journal.write("trial", rows.started(trial, "search", 1, 0) | {"status": "completed"})
+    resolved = {"run_name": "first", "metric": "val_accuracy", "mode": "max", "probed": False}
+    write_declaration(tmp_path / "first", {**sweep.to_json(), **resolved})
+    for changed in (third + first + second, second + first, first):
+        file.write_text(changed)
+        with pytest.raises(SweepError, match="points: must begin with the lines of the run that goes on"):
+            read_past(tmp_path / "first", sweep, find_task(sweep.task))
+    file.write_text(first + second + third)
+    read_past(tmp_path / "first", sweep, find_task(sweep.task))
+
+
 @pytest.mark.parametrize(
     "changes", [{"confirm": Confirm(num_seeds=8)}, {"cpus_per_trial": 1}, {"stage": "search"}, {"metric": None}]
 )
@@ -142,6 +164,22 @@ def test_the_newest_unfinished_run_of_the_sweep_is_found(finished: Path):
     file.write_text(json.dumps(json.loads(file.read_text()) | {"ended_at": "2026-11-23T00:00:00+00:00"}))
     with pytest.raises(SweepError, match="resume: needs an unfinished run"):
         find_run(declared(finished, run_name=None))
+
+
+def test_a_run_of_another_user_s_is_passed_over(finished: Path, monkeypatch: pytest.MonkeyPatch):
+    for number in range(20):
+        (finished / f"theirs-{number}").mkdir()
+    look = os.stat
+
+    def refused(path: Any, **how: Any) -> os.stat_result:
+        if "theirs" in str(Path(path).parent):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return look(path, **how)
+
+    monkeypatch.setattr(os, "stat", refused)
+    assert find_run(declared(finished, run_name=None)) == Home(finished / "first")
+    with pytest.raises(SweepError, match="run_name: must be a run"):
+        find_run(declared(finished, run_name="theirs-0"))
 
 
 def test_a_finished_run_goes_on_only_where_more_is_asked_of_it(finished: Path):

@@ -1,6 +1,9 @@
 """What progress shows, counted from rows, on a terminal and without one."""
 
+import errno
 import io
+import os
+import sys
 
 import pytest
 from rich.console import Console
@@ -33,6 +36,30 @@ def test_the_best_is_the_lowest_where_lower_is_better():
     for value in (0.5, 0.25, 0.75):
         tally.saw("report", {"trial_id": "a", "val_loss": value})
     assert "fp32 0.25" in tally.line()
+
+
+class Full(io.StringIO):
+    """A log on a disk that is full."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_what_cannot_be_shown_costs_the_sweep_nothing(is_terminal: bool):
+    with Progress(Console(file=Full(), force_terminal=is_terminal)) as progress:
+        progress.stage("search", 1, "one")
+        progress.saw("trial", trial("a", "completed"))
+        progress.say("done")
+
+
+def test_a_reader_that_has_gone_interrupts(monkeypatch: pytest.MonkeyPatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as pipe, Progress(Console(file=pipe)) as progress:
+        monkeypatch.setattr(sys, "stdout", pipe)  # whose file rich replaces
+        with pytest.raises(KeyboardInterrupt):
+            progress.say("nobody reads this")
 
 
 def test_timings_count_beside_trials():

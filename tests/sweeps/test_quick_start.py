@@ -6,6 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from ray._private.authentication import authentication_token_setup
+from ray.tune.trainable import trainable
+
+from sweeps.engine.quick_start import quick_start
+from trainables.adapters.ray_tune import TuneTrial
 
 ROOT = Path(__file__).parents[2]
 CODE = """
@@ -32,6 +37,23 @@ try:
 except SweepError as error:
     print(error)
 """
+
+
+def test_a_home_folder_that_cannot_be_written_keeps_no_ray_from_starting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/proc/nonexistent")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "before")
+    save = authentication_token_setup.generate_and_save_token
+    with quick_start():
+        authentication_token_setup.generate_and_save_token()
+    assert len(os.environ["RAY_AUTH_TOKEN"]) > 30
+    assert authentication_token_setup.generate_and_save_token is save
+
+
+def test_workers_leave_nothing_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainable, "DEFAULT_STORAGE_PATH", str(tmp_path / "ray_results"))
+    monkeypatch.setattr(TuneTrial, "setup", lambda self, config: None)
+    TuneTrial()
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.ray

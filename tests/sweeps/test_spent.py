@@ -3,6 +3,8 @@
 import dataclasses
 import io
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -13,6 +15,7 @@ from analysis import load
 from analysis.journal import read_journal
 from sweeps import Sweep
 from sweeps.engine import rows
+from sweeps.engine.callback import JournalCallback
 from sweeps.engine.cluster import Resources
 from sweeps.engine.confirm_plan import winners
 from sweeps.engine.endings import Endings
@@ -269,3 +272,27 @@ def test_whatever_befalls_a_run_nothing_is_counted_twice_or_lost(
         assert run.meter.usd(name) == pytest.approx(2 * held[name])
     assert run.meter.spent_usd == pytest.approx(2 * sum(held.values()))
     assert run.meter.run_s == pytest.approx(3600 * run.hours)
+
+
+def test_an_interruption_as_a_trial_begins_leaves_no_cost_without_its_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(tmp_path)
+    spec = {"trial_id": "search-0000-fp32", "config": {"width": 4}}
+    planned = PlannedTrial(0, spec["trial_id"], "abcd0123", "abcd0123-5", spec["config"], "fp32", 5)
+    search = SimpleNamespace(started=lambda trial: None, trials={planned.trial_id: planned})
+    callback: Any = JournalCallback(
+        search, Resources(4, 0, 1, 4), "asha", run.recorder, None, SearchBudget(SWEEP, run.meter)
+    )
+    write = Journal.write
+
+    def interrupted(self: Journal, *told: Any) -> None:
+        monkeypatch.setattr(Journal, "write", write)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Journal, "write", interrupted)
+    try:
+        callback.on_trial_start(0, [], SimpleNamespace(config={"spec": spec}))
+    except KeyboardInterrupt:
+        run.recorder.keep_costs(at_once=True)
+    assert all(row.get("stage") for row in read_journal(tmp_path).trials.values())

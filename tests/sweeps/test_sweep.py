@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,7 @@ def test_accepted() -> None:
     assert declare(space={}).space == {}
     assert declare(grace_period=11, scheduler="fifo").grace_period == 11
     assert declare(gpus_per_trial=2.0).gpus_per_trial == 2
+    assert declare(storage="~/runs").storage == os.path.expanduser("~/runs")
     assert declare(storage=Path("a") / "b", points=Path("p.jsonl")).storage == str(Path("a") / "b")
     assert declare(searcher="grid", points="p.jsonl", space={"lr": uniform(0, 1)}).points == "p.jsonl"
 

@@ -1,10 +1,12 @@
 """A trial that was stopped and goes on is, bit for bit, the one that never stopped."""
 
 import dataclasses
+import errno
 import itertools
 import os
 import random
 import resource
+import stat
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -230,6 +232,27 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path):
     assert found is not None
     assert torch.equal(found["tensor"], torch.arange(4))
     assert os.listdir(path.parent) == ["state.pt"]
+
+
+def test_a_file_system_that_syncs_no_folders_keeps_what_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    sync = os.fsync
+
+    def of_files_alone(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", of_files_alone)
+    assert checkpoint.write_weights(tmp_path / "weights.pt", {"tensor": torch.arange(4)})
+
+
+def test_what_killed_processes_left_goes_with_the_state(tmp_path: Path):
+    folder = tmp_path / "t"
+    checkpoint.write(folder / STATE_FILE, {"step": 1})
+    for name in (f"{STATE_FILE}.123", f"{WEIGHTS_FILE}.45"):
+        (folder / name).write_bytes(b"half")
+    checkpoint.remove(folder / STATE_FILE)
+    assert not folder.exists()
 
 
 @pytest.mark.parametrize("is_url", [False, True])

@@ -56,6 +56,11 @@ class TuneTrial(tune.Trainable):
         self._crew = self._crew or Crew()
         return self._crew
 
+    def _setup_logdir(self) -> None:
+        """Nothing before a trial: Tune would leave a folder in ``~/ray_results`` for each worker that starts."""
+        if self._storage:
+            super()._setup_logdir()  # type: ignore[no-untyped-call]
+
     def probe(self, spec: dict[str, Any], precisions: list[str], route: str | None) -> Iterator[dict[str, Any]]:
         """Probes precisions; see :func:`trainables.probe.probe`.
 
