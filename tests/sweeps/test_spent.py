@@ -292,7 +292,7 @@ def test_an_interruption_as_a_trial_begins_leaves_no_cost_without_its_trial(
 
     monkeypatch.setattr(Journal, "write", interrupted)
     try:
-        callback.on_trial_start(0, [], SimpleNamespace(config={"spec": spec}))
+        callback.on_trial_start(0, [], SimpleNamespace(trial_id="a", config={"spec": spec}))
     except KeyboardInterrupt:
         run.recorder.keep_costs(at_once=True)
     assert all(row.get("stage") for row in read_journal(tmp_path).trials.values())
