@@ -129,7 +129,7 @@ def started(worker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from sweeps.engine.workers import Workers
 
     monkeypatch.setattr(Workers, "start", lambda *_: None)
-    monkeypatch.setattr(Workers, "first", lambda _: worker)
+    monkeypatch.setattr(Workers, "first", lambda *_: worker)
 
 
 @pytest.mark.ray
