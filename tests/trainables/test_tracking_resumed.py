@@ -1,8 +1,10 @@
 """Tracked runs that go on: in another process, with other resources, on a machine that does not see the folder."""
 
 import dataclasses
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,16 +13,16 @@ from wandb_files import read_runs
 
 from trainables import tracked as client
 from trainables.tracked import Outbox, Tracked
-from trainables.tracking import Tracking, end_figures, tracked_run
+from trainables.tracking import TrackedRun, Tracking, end_figures, tracked_run
 
 TENSORBOARD = ("tensorboard",)
 
 
-def part(where: Tracking, steps: range, **own: Any) -> None:
+def part(where: Tracking, steps: range, status: str = "running", **own: Any) -> None:
     """A run that begins or goes on, and ends for now."""
     tracked = Tracked(where, "t", {"width": 8}, **own)
     assert reports_of(tracked, steps) == []
-    tracked.end("running")
+    tracked.end(status)
     tracked.wait(30)
     assert tracked.news() is None
 
@@ -61,6 +63,28 @@ def test_files_of_a_run_are_in_the_store_at_its_end_and_it_goes_on_elsewhere(
     assert curve(store) == [1, 2, 3, 4, 5]
     assert [curve(tmp_path / machine) for machine in ("one", "another")] == [[1, 2, 3], [4, 5]]
     assert steps_of(read_runs(store)) == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("status", ["completed", "errored"])
+def test_a_file_of_w_and_b_is_copied_once_it_is_whole(outbox: Any, tmp_path: Path, status: str):
+    """Its own process writes the end of a run a little after it has said that the run is finished."""
+    from trainables.adapters.track_wandb import RunTracker, has_ended
+
+    part(tracking(tmp_path, WANDB_MODE="offline"), range(1, 3), status)
+    within(30, lambda: [run.exit_code for run in read_runs(tmp_path)] == [int(status == "errored")])
+    (file,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    assert has_ended(file)
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    assert not has_ended(file)
+    late = threading.Timer(0.3, lambda: file.write_bytes(whole))
+    late.start()
+    tracker = RunTracker()
+    tracker._run = SimpleNamespace(offline=True, settings=SimpleNamespace(sync_file=str(file)))
+    tracker._of = TrackedRun(file.stem.removeprefix("run-"), "t", "p", "g", "search", str(tmp_path), {})
+    assert file in tracker.files()
+    assert file.read_bytes() == whole
+    late.join()
 
 
 def test_a_store_that_cannot_be_written_is_said_once_and_the_files_stay(outbox: Any, tmp_path: Path):

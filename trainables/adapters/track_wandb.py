@@ -1,5 +1,6 @@
 """A run on its way to W&B."""
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,6 +18,12 @@ INIT_S = 30.0
 
 DEATHS = ("MailboxClosedError", "HandleAbandonedError")
 """What W&B raises, beside a ``ConnectionError``, where its own process dies; by name, since they are not public."""
+
+WRITE_S = 3.0
+"""How long W&B's own process is waited for to write a run's last records, which takes it milliseconds."""
+
+EXITS = (b"\x92\x01\x00", b"\x92\x01\x02\x08\x01")
+"""How a run's file ends once all is in it: with its exit, field 18 of W&B's records, by code 0 or 1."""
 
 GOOD = ("completed", "pruned", "running")
 """Ends that are no failure of a run."""
@@ -95,7 +102,9 @@ class RunTracker:
         self._in_spite_of_a_death(lambda: self._run.finish(exit_code=0 if status in GOOD else 1))
 
     def files(self) -> Iterable[Path]:
-        """The files of the run's parts that are kept for ``wandb sync``."""
+        """The files of the run's parts that are kept for ``wandb sync``, once they are whole."""
+        if self._run.offline:
+            _await_end(Path(self._run.settings.sync_file))
         parts = Path(_folder(self._of)).glob(f"wandb/offline-run-*-{self._of.run_id}")
         return [file for part in parts for file in part.rglob("*") if file.is_file()]
 
@@ -124,6 +133,21 @@ class RunTracker:
         if wandb_setup._singleton is self._service:  # else another run has seen to it
             os.environ.pop("WANDB_SERVICE", None)
             wandb_setup._singleton = None
+
+
+def _await_end(file: Path) -> None:
+    """Waits until a run's file is whole: ``finish`` returns before W&B's own process has written the last of it."""
+    deadline = time.monotonic() + WRITE_S
+    while time.monotonic() < deadline and not has_ended(file):
+        time.sleep(0.02)
+
+
+def has_ended(file: Path) -> bool:
+    """Whether a run's file is written to its end."""
+    with contextlib.suppress(OSError), file.open("rb") as content:
+        content.seek(max(0, file.stat().st_size - 16))
+        return content.read().endswith(EXITS)
+    return False
 
 
 def _mode() -> Literal["offline"] | None:
